@@ -1,0 +1,153 @@
+#include "lathe/base/text.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+namespace lathe {
+namespace {
+
+std::string hex_escape(unsigned char byte) {
+  std::array<char, 5> text{};
+  std::snprintf(text.data(), text.size(), "\\x%02X", byte);
+  return text.data();
+}
+
+// The bytes of the code point at `text`, or a negative value when they are not valid UTF-8.
+ptrdiff_t decode(std::string_view text, int32_t& code_point) {
+  return utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<ptrdiff_t>(text.size()), &code_point);
+}
+
+bool is_control(int32_t code_point) {
+  return code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0) || code_point == 0x2028 || code_point == 0x2029 ||
+         (code_point >= 0x202A && code_point <= 0x202E) || (code_point >= 0x2066 && code_point <= 0x2069);
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+size_t find_invalid_utf8(std::string_view text) {
+  size_t offset = 0;
+  while (offset < text.size()) {
+    if (static_cast<unsigned char>(text[offset]) < 0x80) {
+      ++offset;
+      continue;
+    }
+    int32_t code_point = 0;
+    const ptrdiff_t length = decode(text.substr(offset), code_point);
+    if (length <= 0) return offset;
+    offset += static_cast<size_t>(length);
+  }
+  return std::string_view::npos;
+}
+
+std::string printable(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    int32_t code_point = 0;
+    const ptrdiff_t length = decode(text, code_point);
+    const size_t taken = length > 0 ? static_cast<size_t>(length) : 1;
+    if (length > 0 && !is_control(code_point)) {
+      out += text.substr(0, taken);
+    } else {
+      for (const char byte : text.substr(0, taken)) out += hex_escape(static_cast<unsigned char>(byte));
+    }
+    text.remove_prefix(taken);
+  }
+  return out;
+}
+
+std::string quote(std::string_view text, size_t max_length) {
+  const bool cut = text.size() > max_length;
+  if (cut) {
+    size_t end = max_length;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+    text = text.substr(0, end);
+  }
+  std::string escaped;
+  for (const char c : text) {
+    if (c == '"' || c == '\\') escaped += '\\';
+    escaped += c;
+  }
+  return "\"" + printable(escaped) + (cut ? "...\"" : "\"");
+}
+
+std::string escape_html(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (const char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      case '\'': out += "&#39;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
+
+std::string join(const std::vector<std::string>& parts, std::string_view separator) {
+  std::string out;
+  for (const std::string& part : parts) {
+    if (&part != parts.data()) out += separator;
+    out += part;
+  }
+  return out;
+}
+
+std::string nearest(std::string_view name, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    // A long name cannot be a slip of a short one: also bounds the work on hostile input.
+    if (name.size() > 3 * candidate.size() + 8) continue;
+    const size_t distance = edit_distance(name, candidate);
+    if (distance < best_distance && distance < candidate.size()) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+std::string suggest(std::string_view name, const std::vector<std::string>& candidates) {
+  constexpr size_t kShown = 12;
+  std::vector<std::string> shown(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(std::min(kShown, candidates.size())));
+  std::string known = "known: " + join(shown, ", ") + (candidates.size() > kShown ? ", ..." : "");
+  const std::string near = nearest(name, candidates);
+  return near.empty() ? known : "did you mean " + near + "? " + known;
+}
+
+std::string format_bytes(uint64_t bytes) {
+  constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits.at(unit));
+  return text.data();
+}
+
+}  // namespace lathe
