@@ -13,7 +13,7 @@ target_compile_options(lathe_warnings INTERFACE -Wall -Wextra -Wpedantic
 if(LATHE_TORCH)
   file(WRITE "${PROJECT_BINARY_DIR}/lathe_pch.cc" "")
   add_library(lathe_pch OBJECT "${PROJECT_BINARY_DIR}/lathe_pch.cc")
-  target_link_libraries(lathe_pch PRIVATE lathe::torch)
+  target_link_libraries(lathe_pch PRIVATE lathe::torch lathe_warnings)  # -Wpedantic changes a predefined macro
   if(LATHE_PCH)
     target_precompile_headers(lathe_pch PRIVATE <torch/torch.h>)
   endif()

@@ -8,7 +8,8 @@ namespace {
 TEST(Diagnostic, PrintsOnlyThePartsThatAreKnown) {
   EXPECT_EQ((Diagnostic{"r.yaml", 14, 9, "adapter.rank", "expected an integer >= 1, got \"sixteen\"", ""}).to_string(),
             "r.yaml:14:9: adapter.rank: expected an integer >= 1, got \"sixteen\"");
-  EXPECT_EQ((Diagnostic{"r.yaml", 0, 3, "", "is empty", "write a recipe"}).to_string(), "r.yaml: is empty (write a recipe)");
+  EXPECT_EQ((Diagnostic{"r.yaml", 0, 3, "", "is empty", "write a recipe"}).to_string(),
+            "r.yaml: is empty (write a recipe)");
   EXPECT_EQ((Diagnostic{"", 0, 0, "", "is empty", ""}).to_string(), "is empty");
 }
 

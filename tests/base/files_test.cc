@@ -9,8 +9,8 @@
 namespace lathe {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::error_text;
+using ::testing::HasSubstr;
 using testing::TemporaryDirectory;
 
 TEST(MappedFile, WritesNeverReachTheFile) {
@@ -24,7 +24,8 @@ TEST(MappedFile, WritesNeverReachTheFile) {
 TEST(MappedFile, RefusesWhatIsNotAFile) {
   const TemporaryDirectory directory;
   EXPECT_THAT(error_text(ErrorKind::Data, [&] { MappedFile file(directory / "none"); }), HasSubstr("no such file"));
-  EXPECT_THAT(error_text(ErrorKind::Data, [&] { MappedFile file(directory.path()); }), HasSubstr("expected a file, got a directory"));
+  EXPECT_THAT(error_text(ErrorKind::Data, [&] { MappedFile file(directory.path()); }),
+              HasSubstr("expected a file, got a directory"));
   EXPECT_TRUE(MappedFile(directory.write("empty", "")).bytes().empty());
 }
 
@@ -32,7 +33,8 @@ TEST(ReadFile, RefusesMoreThanTheLimit) {
   const TemporaryDirectory directory;
   const std::string path = directory.write("a", "abcdef");
   EXPECT_EQ(read_file(path, 6), "abcdef");
-  EXPECT_THAT(error_text(ErrorKind::Data, [&] { read_file(path, 5); }), HasSubstr("expected at most 5 bytes, got 6 bytes"));
+  EXPECT_THAT(error_text(ErrorKind::Data, [&] { read_file(path, 5); }),
+              HasSubstr("expected at most 5 bytes, got 6 bytes"));
 }
 
 TEST(AtomicFile, LeavesNothingWithoutCommit) {
@@ -51,7 +53,8 @@ TEST(AtomicFile, LeavesNothingWithoutCommit) {
 
 TEST(PublishDirectory, AppearsWholeOrNotAtAll) {
   const TemporaryDirectory directory;
-  EXPECT_THROW(publish_directory(directory / "d", [](const auto&) { throw std::runtime_error("no"); }), std::runtime_error);
+  EXPECT_THROW(publish_directory(directory / "d", [](const auto&) { throw std::runtime_error("no"); }),
+               std::runtime_error);
   EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
   publish_directory(directory / "d", [](const auto& path) { write_file_atomically(path / "f", "x"); });
   EXPECT_EQ(read_file(directory / "d/f", 10), "x");

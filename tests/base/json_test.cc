@@ -5,8 +5,8 @@
 namespace lathe {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::error_text;
+using ::testing::HasSubstr;
 
 std::string refusal(const std::string& text, JsonLimits limits = {}) {
   return error_text(ErrorKind::Data, [&] { parse_json(text, "f.json", limits); });

@@ -38,7 +38,9 @@ TEST(FormatBytes, UsesBinaryUnits) {
   EXPECT_EQ(format_bytes(uint64_t{3} << 40), "3.0 TiB");
 }
 
-TEST(EscapeHtml, EscapesEveryMarkupCharacter) { EXPECT_EQ(escape_html("<a b='\"&'>"), "&lt;a b=&#39;&quot;&amp;&#39;&gt;"); }
+TEST(EscapeHtml, EscapesEveryMarkupCharacter) {
+  EXPECT_EQ(escape_html("<a b='\"&'>"), "&lt;a b=&#39;&quot;&amp;&#39;&gt;");
+}
 
 }  // namespace
 }  // namespace lathe

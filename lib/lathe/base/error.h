@@ -33,8 +33,8 @@ struct Diagnostic {
   static std::string expected(const std::string& expected, const std::string& got);
 };
 
-/// The only exception that the library throws on purpose (besides c10::ValueError from modules): a kind and one or more diagnostics.
-/// what() has one line per diagnostic, without "error: ".
+/// The only exception that the library throws on purpose (besides c10::ValueError from modules): a kind and one or more
+/// diagnostics. what() has one line per diagnostic, without "error: ".
 class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, Diagnostic diagnostic);

@@ -160,8 +160,9 @@ FileLock::FileLock(const fs::path& path) : descriptor_(::open(path.c_str(), O_RD
   if (descriptor_ < 0) throw_write_error(path, errno);
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
   ::close(std::exchange(descriptor_, -1));
-  throw Error(ErrorKind::Config, Diagnostic{path.parent_path().string(), 0, 0, "",
-                                            "another process is using this run directory", "wait for it or choose another output.dir"});
+  throw Error(ErrorKind::Config,
+              Diagnostic{path.parent_path().string(), 0, 0, "", "another process is using this run directory",
+                         "wait for it or choose another output.dir"});
 }
 
 FileLock::~FileLock() {

@@ -28,7 +28,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// The bytes of a regular file of at most `max_bytes`. Throws Error{Data} for a missing file, a directory, a larger file.
+/// The bytes of a regular file of at most `max_bytes`. Throws Error{Data} for a missing file, a directory, a larger
+/// file.
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes);
 
 /// A file under a temporary name beside its place, synced and renamed by commit(); without commit() nothing remains.
@@ -53,9 +54,10 @@ class AtomicFile {
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
-/// Fills a directory under a temporary name (`NAME.tmp-PID`), syncs its files and renames it to `path`, which must not exist.
-/// Removes the temporary directory when `fill` throws.
-void publish_directory(const std::filesystem::path& path, const std::function<void(const std::filesystem::path&)>& fill);
+/// Fills a directory under a temporary name (`NAME.tmp-PID`), syncs its files and renames it to `path`, which must not
+/// exist. Removes the temporary directory when `fill` throws.
+void publish_directory(const std::filesystem::path& path,
+                       const std::function<void(const std::filesystem::path&)>& fill);
 
 /// An exclusive lock on a file (flock): held for the life of the object, released by the kernel when the process dies.
 /// Throws Error{Config} when another process holds it.

@@ -122,7 +122,8 @@ Json parse_json(std::string_view text, const std::string& file, JsonLimits limit
   const auto line_at = [&](size_t offset) {
     return first_line + static_cast<int>(std::count(text.begin(), text.begin() + std::min(offset, text.size()), '\n'));
   };
-  if (text.starts_with("\xEF\xBB\xBF")) throw data_error_at(file, first_line, "begins with a byte-order mark", "save it as plain UTF-8");
+  if (text.starts_with("\xEF\xBB\xBF"))
+    throw data_error_at(file, first_line, "begins with a byte-order mark", "save it as plain UTF-8");
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
     throw data_error_at(file, line_at(bad), "not valid UTF-8 at byte " + std::to_string(bad));
   }
@@ -172,7 +173,8 @@ int64_t JsonObject::integer(const std::string& key, int64_t low, int64_t high, s
   if (fallback && find(key) == nullptr) return *fallback;
   const std::string expected = "an integer from " + std::to_string(low) + " to " + std::to_string(high);
   const Json& value = at(key, expected);
-  const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX) : value.is_number_integer();
+  const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX)
+                                               : value.is_number_integer();
   if (!fits || value.get<int64_t>() < low || value.get<int64_t>() > high) {
     throw error(key, Diagnostic::expected(expected, describe(value)));
   }
@@ -182,7 +184,8 @@ int64_t JsonObject::integer(const std::string& key, int64_t low, int64_t high, s
 double JsonObject::number(const std::string& key, std::optional<double> fallback) const {
   if (fallback && find(key) == nullptr) return *fallback;
   const Json& value = at(key, "a number");
-  if (!value.is_number() || !std::isfinite(value.get<double>())) throw error(key, Diagnostic::expected("a number", describe(value)));
+  if (!value.is_number() || !std::isfinite(value.get<double>()))
+    throw error(key, Diagnostic::expected("a number", describe(value)));
   return value.get<double>();
 }
 

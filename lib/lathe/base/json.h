@@ -17,13 +17,15 @@ struct JsonLimits {
 };
 
 /// Parses a whole JSON text strictly: UTF-8, no byte-order mark, no duplicate keys, at most `limits.max_depth` nested.
-/// Throws Error{Data} with `file` and the 1-based line of the mistake (`first_line` is the line of the text's first byte).
+/// Throws Error{Data} with `file` and the 1-based line of the mistake (`first_line` is the line of the text's first
+/// byte).
 Json parse_json(std::string_view text, const std::string& file, JsonLimits limits = {}, int first_line = 1);
 
 /// Reads and parses a file of at most `max_bytes`.
 Json read_json_file(const std::string& path, uint64_t max_bytes = uint64_t{100} << 20, JsonLimits limits = {});
 
-/// A JSON object of one file with typed, checked access: every mistake is an Error{Data} that names the file and the key.
+/// A JSON object of one file with typed, checked access: every mistake is an Error{Data} that names the file and the
+/// key.
 class JsonObject {
  public:
   /// Throws unless `value` is an object. `path` is the object's own place in the file, empty for the root.
@@ -34,7 +36,8 @@ class JsonObject {
   /// The value of `key`, or null when it is absent or JSON null.
   const Json* find(const std::string& key) const;
 
-  /// Each throws when the key is absent (unless a fallback is given) or has another type; integers must lie in [low, high].
+  /// Each throws when the key is absent (unless a fallback is given) or has another type; integers must lie in [low,
+  /// high].
   int64_t integer(const std::string& key, int64_t low, int64_t high, std::optional<int64_t> fallback = {}) const;
   double number(const std::string& key, std::optional<double> fallback = {}) const;
   bool boolean(const std::string& key, std::optional<bool> fallback = {}) const;

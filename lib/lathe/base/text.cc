@@ -17,12 +17,14 @@ std::string hex_escape(unsigned char byte) {
 
 // The bytes of the code point at `text`, or a negative value when they are not valid UTF-8.
 ptrdiff_t decode(std::string_view text, int32_t& code_point) {
-  return utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<ptrdiff_t>(text.size()), &code_point);
+  return utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<ptrdiff_t>(text.size()),
+                          &code_point);
 }
 
 bool is_control(int32_t code_point) {
-  return code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0) || code_point == 0x2028 || code_point == 0x2029 ||
-         (code_point >= 0x202A && code_point <= 0x202E) || (code_point >= 0x2066 && code_point <= 0x2069);
+  return code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0) || code_point == 0x2028 ||
+         code_point == 0x2029 || (code_point >= 0x202A && code_point <= 0x202E) ||
+         (code_point >= 0x2066 && code_point <= 0x2069);
 }
 
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -94,12 +96,23 @@ std::string escape_html(std::string_view text) {
   out.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -131,7 +144,8 @@ std::string nearest(std::string_view name, const std::vector<std::string>& candi
 
 std::string suggest(std::string_view name, const std::vector<std::string>& candidates) {
   constexpr size_t kShown = 12;
-  std::vector<std::string> shown(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(std::min(kShown, candidates.size())));
+  std::vector<std::string> shown(candidates.begin(),
+                                 candidates.begin() + static_cast<ptrdiff_t>(std::min(kShown, candidates.size())));
   std::string known = "known: " + join(shown, ", ") + (candidates.size() > kShown ? ", ..." : "");
   const std::string near = nearest(name, candidates);
   return near.empty() ? known : "did you mean " + near + "? " + known;

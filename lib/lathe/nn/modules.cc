@@ -1,0 +1,142 @@
+#include "lathe/nn/modules.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/log_softmax.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+
+namespace lathe::nn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kRowsPerTask = 16;
+
+const float* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr<float>() : nullptr;
+}
+
+std::optional<Tensor> bias_of(const LinearBase& linear) {
+  return linear.bias().defined() ? std::optional<Tensor>(linear.bias()) : std::nullopt;
+}
+
+// h [N, C] is a product without its bias that nobody else holds: the derivative is written over it.
+struct FusedGelu : torch::autograd::Function<FusedGelu> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& h, const std::optional<Tensor>& bias, bool tanh) {
+    const int64_t columns = h.size(1);
+    Tensor y = at::empty(h.sizes(), h.options());
+    const auto run = tanh ? kernels::gelu_tanh_forward : kernels::gelu_forward;
+    at::parallel_for(0, h.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
+      float* rows = h.data_ptr<float>() + begin * columns;
+      run(rows, data_or_null(bias), y.data_ptr<float>() + begin * columns, rows, end - begin, columns);
+    });
+    ctx->save_for_backward({h});
+    ctx->saved_data["bias"] = bias.has_value();
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const Tensor derivative = ctx->get_saved_variables()[0];
+    const Tensor grad = grads[0].contiguous();
+    Tensor dh = at::empty(grad.sizes(), grad.options());
+    at::parallel_for(0, grad.numel(), kRowsPerTask * 1024, [&](int64_t begin, int64_t end) {
+      kernels::multiply(grad.const_data_ptr<float>() + begin, derivative.const_data_ptr<float>() + begin,
+                        dh.data_ptr<float>() + begin, end - begin);
+    });
+    const bool bias_trains = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(1);
+    return {dh, bias_trains ? dh.sum(0) : Tensor(), Tensor()};
+  }
+};
+
+// h [N, C] as above: the normalised rows are written over it.
+struct FusedResidualNorm : torch::autograd::Function<FusedResidualNorm> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& h, const Tensor& residual, const Tensor& gamma,
+                        const Tensor& beta, const std::optional<Tensor>& bias, double eps, int64_t key, double rate) {
+    const kernels::Dropout dropout{static_cast<uint64_t>(key), static_cast<float>(rate)};
+    const int64_t rows = h.size(0), columns = h.size(1);
+    Tensor y = at::empty(h.sizes(), h.options());
+    Tensor rstd = at::empty({rows}, h.options());
+    const Tensor added = residual.contiguous();
+    at::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+      const int64_t at = begin * columns;
+      kernels::residual_layer_norm_forward(
+          h.data_ptr<float>() + at, data_or_null(bias), added.const_data_ptr<float>() + at,
+          gamma.const_data_ptr<float>(), beta.const_data_ptr<float>(), y.data_ptr<float>() + at,
+          rstd.data_ptr<float>() + begin, begin, end - begin, columns, static_cast<float>(eps), dropout);
+    });
+    ctx->save_for_backward({h, rstd, gamma});
+    ctx->saved_data["bias"] = bias.has_value();
+    ctx->saved_data["key"] = key;
+    ctx->saved_data["rate"] = rate;
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const Tensor &xhat = saved[0], &rstd = saved[1], &gamma = saved[2];
+    const kernels::Dropout dropout{static_cast<uint64_t>(ctx->saved_data["key"].toInt()),
+                                   static_cast<float>(ctx->saved_data["rate"].toDouble())};
+    const Tensor dy = grads[0].contiguous();
+    const int64_t rows = dy.size(0), columns = dy.size(1);
+    Tensor dresidual = at::empty(dy.sizes(), dy.options());
+    Tensor dh = dropout.p > 0 ? at::empty(dy.sizes(), dy.options()) : dresidual;
+    at::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+      const int64_t at = begin * columns;
+      kernels::residual_layer_norm_backward(dy.const_data_ptr<float>() + at, xhat.const_data_ptr<float>() + at,
+                                            rstd.const_data_ptr<float>() + begin, gamma.const_data_ptr<float>(),
+                                            dresidual.data_ptr<float>() + at, dh.data_ptr<float>() + at, begin,
+                                            end - begin, columns, dropout);
+    });
+    const Tensor dgamma = ctx->needs_input_grad(2) ? (dy * xhat).sum(0) : Tensor();
+    const Tensor dbeta = ctx->needs_input_grad(3) ? dy.sum(0) : Tensor();
+    const bool bias_trains = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(4);
+    return {dh, dresidual, dgamma, dbeta, bias_trains ? dh.sum(0) : Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+EmbeddingImpl::EmbeddingImpl(int64_t num_embeddings, int64_t embedding_dim) : torch::nn::Module("Embedding") {
+  weight = register_parameter("weight", hollow({num_embeddings, embedding_dim}));
+}
+
+Tensor EmbeddingImpl::forward(const Tensor& indices) const { return at::embedding(weight, indices); }
+
+LayerNormImpl::LayerNormImpl(int64_t columns, double eps_) : torch::nn::Module("LayerNorm"), eps(eps_) {
+  weight = register_parameter("weight", hollow({columns}));
+  bias = register_parameter("bias", hollow({columns}));
+}
+
+Tensor LayerNormImpl::forward(const Tensor& x) const { return at::layer_norm(x, weight.sizes(), weight, bias, eps); }
+
+Tensor linear_gelu(const Tensor& x, LinearBase& linear, Gelu kind) {
+  const Tensor h = linear.product(x);
+  if (uses_kernels(h) && h.dim() == 2) return FusedGelu::apply(h, bias_of(linear), kind == Gelu::Tanh);
+  const Tensor v = linear.bias().defined() ? h + linear.bias() : h;
+  return at::gelu(v, kind == Gelu::Tanh ? "tanh" : "none");
+}
+
+Tensor linear_residual_norm(const Tensor& x, LinearBase& linear, const Tensor& residual, const LayerNormImpl& norm,
+                            kernels::Dropout mask) {
+  const Tensor h = linear.product(x);
+  if (uses_kernels(h) && h.dim() == 2) {
+    return FusedResidualNorm::apply(h, residual, norm.weight, norm.bias, bias_of(linear), norm.eps,
+                                    static_cast<int64_t>(mask.key), static_cast<double>(mask.p));
+  }
+  return norm.forward(dropout(linear.bias().defined() ? h + linear.bias() : h, mask) + residual);
+}
+
+Tensor cross_entropy_sum(const Tensor& logits, const Tensor& labels, double label_smoothing) {
+  const Tensor computed = logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat);
+  const Tensor log_probabilities = at::log_softmax(computed, -1);
+  const Tensor on_label = log_probabilities.gather(1, labels.unsqueeze(1)).sum();
+  if (label_smoothing == 0) return -on_label;
+  return -((1 - label_smoothing) * on_label +
+           label_smoothing / static_cast<double>(logits.size(1)) * log_probabilities.sum());
+}
+
+}  // namespace lathe::nn

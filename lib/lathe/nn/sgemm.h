@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lathe::nn {
+
+/// One operand of sgemm, row-major with leading dimension `stride`; `transposed` when the product takes its transpose.
+struct SgemmOperand {
+  const float* data;
+  int64_t stride;
+  bool transposed;
+};
+
+struct SgemmShape {
+  int64_t rows, columns, inner;
+  float alpha, beta;
+};
+
+/// C [rows, columns] = alpha op(A) op(B) + beta C, row-major, by the BLAS inside LibTorch: for use within own parallel
+/// regions, where it runs on the calling thread.
+void sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride);
+
+}  // namespace lathe::nn
