@@ -1,0 +1,188 @@
+#include "lathe/text/tokenizer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "lathe/base/error.h"
+#include "lathe/base/text.h"
+#include "lathe/text/utf8.h"
+
+namespace lathe::text {
+namespace {
+
+constexpr int64_t kMaxId = 1 << 24;
+constexpr size_t kPieceBytes = 512;
+
+bool is_ascii_blank(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+
+// Letters, digits, marks and connectors, near enough to a regular expression's \w for the borders of single-word tokens.
+bool is_word_byte(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || static_cast<unsigned char>(c) >= 0x80; }
+
+}  // namespace
+
+Tokenizer Tokenizer::from_file(const std::string& path) {
+  const Json json = read_json_file(path);
+  const JsonObject root(json, path);
+  Tokenizer tokenizer;
+  tokenizer.model_ = make_model(root.object("model"));
+  tokenizer.normalizer_ = make_normalizer(root.find("normalizer"), path);
+  tokenizer.pre_tokenizer_ = make_pre_tokenizer(root.find("pre_tokenizer"), path);
+  tokenizer.decoder_ = make_decoder(root.find("decoder"), path);
+  tokenizer.vocab_size_ = tokenizer.model_->vocab_size();
+  tokenizer.read_added_tokens(root);
+  tokenizer.read_template(root);
+  // Only the BERT pre-tokenizer drops spaces, so only there may a long text be taken in pieces that end at one.
+  const Json* pre_tokenizer = root.find("pre_tokenizer");
+  tokenizer.splits_at_spaces_ = pre_tokenizer != nullptr && std::none_of(tokenizer.added_.begin(), tokenizer.added_.end(), [](const AddedToken& token) {
+    return std::any_of(token.content.begin(), token.content.end(), is_ascii_blank);
+  });
+  return tokenizer;
+}
+
+void Tokenizer::read_added_tokens(const JsonObject& root) {
+  const Json* list = root.find("added_tokens");
+  if (list == nullptr) return;
+  if (!list->is_array()) throw root.error("added_tokens", Diagnostic::expected("an array", describe(*list)));
+  for (const Json& item : *list) {
+    const JsonObject token(item, root.file(), "added_tokens");
+    const bool special = token.boolean("special", false);
+    added_.push_back({token.string("content"), token.integer("id", 0, kMaxId), token.boolean("single_word", false), token.boolean("lstrip", false),
+                      token.boolean("rstrip", false), token.boolean("normalized", !special)});
+    const AddedToken& added = added_.back();
+    if (added.content.empty()) throw token.error("content", "is empty");
+    const std::string_view holder = model_->token(added.id);
+    if (!holder.empty() && holder != added.content) {
+      throw token.error("id", std::to_string(added.id) + " of " + quote(added.content) + " is taken by " + quote(holder));
+    }
+    vocab_size_ = std::max(vocab_size_, added.id + 1);
+  }
+  // The longest match wins where several begin.
+  std::stable_sort(added_.begin(), added_.end(), [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
+}
+
+void Tokenizer::read_template(const JsonObject& root) {
+  template_ = {{{}, 0, true}};
+  const Json* block = root.find("post_processor");
+  if (block == nullptr) return;
+  const JsonObject processor(*block, root.file(), "post_processor");
+  const std::string type = processor.string("type");
+  if (type != "TemplateProcessing") throw processor.error("type", quote(type) + " is not supported yet", "supported: TemplateProcessing");
+  const JsonObject special_tokens = processor.object("special_tokens");
+  const Json* single = processor.find("single");
+  if (single == nullptr || !single->is_array()) throw processor.error("single", "expected an array");
+  template_.clear();
+  for (const Json& item : *single) {
+    const JsonObject piece(item, root.file(), "post_processor.single");
+    if (piece.find("Sequence") != nullptr) {
+      template_.push_back({{}, piece.object("Sequence").integer("type_id", 0, kMaxId, 0), true});
+      continue;
+    }
+    const JsonObject special = piece.object("SpecialToken");
+    const JsonObject definition = special_tokens.object(special.string("id"));
+    const Json* ids = definition.find("ids");
+    if (ids == nullptr || !ids->is_array()) throw definition.error("ids", "expected an array");
+    TemplatePiece added{{}, special.integer("type_id", 0, kMaxId, 0), false};
+    for (const Json& id : *ids) {
+      if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocab_size_)) {
+        throw definition.error("ids", Diagnostic::expected("ids of the vocabulary", describe(id)));
+      }
+      added.ids.push_back(id.get<int64_t>());
+    }
+    template_.push_back(std::move(added));
+  }
+  const auto sequences = std::count_if(template_.begin(), template_.end(), [](const TemplatePiece& piece) { return piece.is_sequence; });
+  if (sequences != 1) throw processor.error("single", Diagnostic::expected("one Sequence", std::to_string(sequences)));
+}
+
+std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
+  for (const AddedToken& added : added_) {
+    if (added.content == token) return added.id;
+  }
+  const int64_t id = model_->token_id(token);
+  return id < 0 ? std::nullopt : std::optional<int64_t>(id);
+}
+
+// The first added token at or after `from`; its place goes to `at`.
+const Tokenizer::AddedToken* Tokenizer::find_added(std::string_view text, size_t from, bool normalized, size_t& at) const {
+  const AddedToken* best = nullptr;
+  for (const AddedToken& token : added_) {
+    if (token.normalized != normalized) continue;
+    for (size_t place = text.find(token.content, from); place != std::string_view::npos; place = text.find(token.content, place + 1)) {
+      if (best != nullptr && place >= at) break;
+      const size_t end = place + token.content.size();
+      const bool inside_word = (place > 0 && is_word_byte(text[place - 1])) || (end < text.size() && is_word_byte(text[end]));
+      if (token.single_word && inside_word) continue;
+      best = &token;
+      at = place;
+      break;
+    }
+  }
+  return best;
+}
+
+void Tokenizer::encode_words(std::string_view normalized, std::vector<int64_t>& ids) const {
+  std::vector<std::string_view> words;
+  pre_tokenizer_->split(normalized, words);
+  for (const std::string_view word : words) model_->encode(word, ids);
+}
+
+void Tokenizer::encode_segment(std::string_view text, std::vector<int64_t>& ids) const {
+  // Tokens that are not normalized are found in the raw text, the others in what the normalizer leaves of the rest.
+  const auto split = [&](std::string_view part, bool normalized, const auto& rest) {
+    size_t from = 0, at = 0;
+    while (const AddedToken* token = find_added(part, from, normalized, at)) {
+      size_t left = at, right = at + token->content.size();
+      while (token->strip_left && left > from && is_ascii_blank(part[left - 1])) --left;
+      while (token->strip_right && right < part.size() && is_ascii_blank(part[right])) ++right;
+      rest(part.substr(from, left - from));
+      ids.push_back(token->id);
+      from = right;
+    }
+    rest(part.substr(from));
+  };
+  split(text, false, [&](std::string_view raw) {
+    if (raw.empty()) return;
+    split(normalizer_->normalize(raw), true, [&](std::string_view normalized) { encode_words(normalized, ids); });
+  });
+}
+
+Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+  size_t num_special = 0;
+  for (const TemplatePiece& piece : template_) num_special += options.special_tokens ? piece.ids.size() : 0;
+  const size_t room = options.max_length == 0 ? SIZE_MAX : options.max_length - std::min(options.max_length, num_special);
+  std::vector<int64_t> ids;
+  while (!text.empty()) {
+    size_t end = text.size();
+    if (splits_at_spaces_) {
+      for (end = std::min(kPieceBytes, text.size()); end < text.size() && !is_ascii_blank(text[end]);) ++end;
+    }
+    encode_segment(text.substr(0, end), ids);
+    text.remove_prefix(end);
+    if (ids.size() > room && !options.keep_end) break;
+  }
+  Encoding encoding;
+  encoding.truncated = ids.size() > room;
+  if (encoding.truncated && options.keep_end) ids.erase(ids.begin(), ids.end() - static_cast<ptrdiff_t>(room));
+  if (encoding.truncated) ids.resize(room);
+  for (const TemplatePiece& piece : template_) {
+    if (!piece.is_sequence && !options.special_tokens) continue;
+    const std::vector<int64_t>& part = piece.is_sequence ? ids : piece.ids;
+    encoding.ids.insert(encoding.ids.end(), part.begin(), part.end());
+    encoding.type_ids.insert(encoding.type_ids.end(), part.size(), piece.type_id);
+  }
+  return encoding;
+}
+
+std::string Tokenizer::decode(const std::vector<int64_t>& ids) const {
+  std::vector<std::string_view> tokens;
+  for (const int64_t id : ids) {
+    std::string_view token = model_->token(id);
+    for (const AddedToken& added : added_) {
+      if (added.id == id) token = added.content;
+    }
+    if (!token.empty()) tokens.push_back(token);
+  }
+  return decoder_->decode(tokens);
+}
+
+}  // namespace lathe::text
