@@ -29,6 +29,25 @@ TEST(MappedFile, RefusesWhatIsNotAFile) {
   EXPECT_TRUE(MappedFile(directory.write("empty", "")).bytes().empty());
 }
 
+TEST(MappedFile, MapsAFileLargerThanMemory) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("sparse", "abc");
+  std::filesystem::resize_file(path, uint64_t{1} << 40);
+  const MappedFile file(path);
+  EXPECT_EQ(file.bytes().size(), uint64_t{1} << 40);
+  EXPECT_EQ(file.bytes()[2], std::byte{'c'});
+}
+
+TEST(ReadFileHead, ReadsOnlyTheStart) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("sparse", "abc");
+  std::filesystem::resize_file(path, uint64_t{1} << 40);
+  const FileHead head = read_file_head(path, 2);
+  EXPECT_EQ(head.bytes, "ab");
+  EXPECT_EQ(head.file_size, uint64_t{1} << 40);
+  EXPECT_EQ(read_file_head(directory.write("short", "a"), 2).bytes, "a");
+}
+
 TEST(ReadFile, RefusesMoreThanTheLimit) {
   const TemporaryDirectory directory;
   const std::string path = directory.write("a", "abcdef");

@@ -21,6 +21,7 @@ TEST(ParseJson, RefusesWhatNlohmannLetsPass) {
   EXPECT_EQ(refusal("{\"a\": 1,\n \"b\": {\"a\": 2},\n \"a\": 3}"), "f.json:3: duplicate key \"a\"");
   EXPECT_THAT(refusal("\xEF\xBB\xBF{}"), HasSubstr("f.json:1: begins with a byte-order mark"));
   EXPECT_THAT(refusal("[\n\"\xFF\"]"), HasSubstr("f.json:2: not valid UTF-8 at byte 3"));
+  EXPECT_EQ(refusal(std::string("{}\n\0hidden", 10)), "f.json:2: bad JSON: NUL at byte 3");
   EXPECT_THAT(refusal("[[[1]]]", {.max_depth = 2}), HasSubstr("nested more than 2 deep"));
   EXPECT_THAT(refusal(std::string(1000000, '[')), HasSubstr("nested more than 64 deep"));
 }
@@ -29,6 +30,12 @@ TEST(ParseJson, NamesTheLineOfASyntaxError) {
   EXPECT_THAT(refusal("{\n\"a\": 1,\n oops}"), HasSubstr("f.json:3: bad JSON: "));
   EXPECT_THAT(refusal(""), HasSubstr("f.json:1: bad JSON: "));
   EXPECT_THAT(refusal("{} x"), HasSubstr("f.json:1: bad JSON: "));
+}
+
+TEST(ParseJson, BoundsTheMessageWhateverTheTokenWas) {
+  const std::string text = refusal("[\"" + std::string(1 << 20, 'x'));
+  EXPECT_EQ(text, "f.json:1: bad JSON: syntax error while parsing value - invalid string: missing closing quote");
+  EXPECT_LT(refusal(std::string(1 << 20, '9') + "e999999").size(), 300U);
 }
 
 TEST(JsonObject, ChecksTypesAndRanges) {

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -53,6 +54,20 @@ int open_for_reading(const fs::path& path, uint64_t& size) {
   return descriptor;
 }
 
+std::string read_up_to(int descriptor, uint64_t size, const fs::path& path) {
+  std::string text(size, '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n = ::read(descriptor, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw data_error(path.string(), "cannot read: " + reason());
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  text.resize(done);
+  return text;
+}
+
 void sync_path(const fs::path& path, int flags) {
   const Descriptor descriptor(::open(path.c_str(), flags | O_CLOEXEC));
   if (descriptor.get() < 0 || ::fsync(descriptor.get()) != 0) throw_write_error(path, errno);
@@ -72,7 +87,9 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
   const Descriptor descriptor(open_for_reading(path, size));
   size_ = size;
   if (size_ == 0) return;
-  void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor.get(), 0);
+  // Without MAP_NORESERVE the kernel refuses to map, for writing, a file larger than memory.
+  const int flags = MAP_PRIVATE | MAP_NORESERVE;
+  void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, flags, descriptor.get(), 0);
   if (address == MAP_FAILED) throw data_error(path.string(), "cannot map: " + reason());
   data_ = static_cast<std::byte*>(address);
 }
@@ -88,17 +105,14 @@ std::string read_file(const fs::path& path, uint64_t max_bytes) {
     throw data_error(path.string(), Diagnostic::expected("at most " + std::to_string(max_bytes) + " bytes",
                                                          std::to_string(size) + " bytes"));
   }
-  std::string text(size, '\0');
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t n = ::read(descriptor.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw data_error(path.string(), "cannot read: " + reason());
-    if (n == 0) break;
-    done += static_cast<size_t>(n);
-  }
-  text.resize(done);
-  return text;
+  return read_up_to(descriptor.get(), size, path);
+}
+
+FileHead read_file_head(const fs::path& path, uint64_t max_bytes) {
+  FileHead head;
+  const Descriptor descriptor(open_for_reading(path, head.file_size));
+  head.bytes = read_up_to(descriptor.get(), std::min(head.file_size, max_bytes), path);
+  return head;
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + temporary_suffix()) {

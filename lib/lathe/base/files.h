@@ -32,6 +32,14 @@ class MappedFile {
 /// file.
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes);
 
+struct FileHead {
+  std::string bytes;
+  uint64_t file_size = 0;
+};
+
+/// The first bytes of a regular file, at most `max_bytes`, and the size of the whole. Throws as read_file() does.
+FileHead read_file_head(const std::filesystem::path& path, uint64_t max_bytes);
+
 /// A file under a temporary name beside its place, synced and renamed by commit(); without commit() nothing remains.
 /// Throws Error{Resource} when the disk is full, Error{Run} for other failures to write.
 class AtomicFile {

@@ -13,6 +13,13 @@
 namespace lathe {
 namespace {
 
+// The parser's reason without its own coordinates, and without the token that it read last: that may be the whole file.
+std::string reason_of(std::string_view text) {
+  if (const size_t start = text.find("syntax error"); start != std::string_view::npos) text.remove_prefix(start);
+  if (const size_t token = text.find("; last read"); token != std::string_view::npos) text = text.substr(0, token);
+  return printable(text.substr(0, 200));
+}
+
 // Builds the value while checking what nlohmann's own parser lets pass: duplicate keys and depth.
 class StrictBuilder {
  public:
@@ -42,9 +49,7 @@ class StrictBuilder {
 
   bool parse_error(size_t where, const std::string&, const nlohmann::detail::exception& error) {
     position = where;
-    const std::string text = error.what();
-    const size_t colon = text.rfind(": ");
-    problem = "bad JSON: " + (colon == std::string::npos ? text : text.substr(colon + 2));
+    problem = "bad JSON: " + reason_of(error.what());
     return false;
   }
 
@@ -126,6 +131,10 @@ Json parse_json(std::string_view text, const std::string& file, JsonLimits limit
     throw data_error_at(file, first_line, "begins with a byte-order mark", "save it as plain UTF-8");
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
     throw data_error_at(file, line_at(bad), "not valid UTF-8 at byte " + std::to_string(bad));
+  }
+  // The parser would take a NUL for the end and never see what follows it.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw data_error_at(file, line_at(nul), "bad JSON: NUL at byte " + std::to_string(nul));
   }
   StrictBuilder builder(limits.max_depth);
   const char* reached = text.data();
