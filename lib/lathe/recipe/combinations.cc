@@ -1,0 +1,102 @@
+#include <algorithm>
+
+#include "lathe/recipe/checks.h"
+
+namespace lathe::recipe {
+namespace {
+
+class CombinationChecker {
+ public:
+  CombinationChecker(const Recipe& recipe, const std::string& file) : recipe_(recipe), file_(file) {}
+
+  void require(bool condition, const std::string& key, const std::string& problem, const std::string& hint = "") {
+    if (condition) return;
+    Diagnostic diagnostic = recipe_.at(key);
+    if (recipe_.places.find(key) == recipe_.places.end()) {
+      diagnostic = recipe_.at(key.substr(0, key.find('.')));  // the section's place; the file when that is missing too
+      diagnostic.key = key;
+      if (diagnostic.line == 0) diagnostic.file = file_;
+    }
+    diagnostic.problem = problem;
+    diagnostic.hint = hint;
+    mistakes.push_back(std::move(diagnostic));
+  }
+  bool has(const std::string& key) const { return recipe_.places.find(key) != recipe_.places.end(); }
+
+  std::vector<Diagnostic> mistakes;
+
+ private:
+  const Recipe& recipe_;
+  const std::string& file_;
+};
+
+void check_model(const Model& model, CombinationChecker& c) {
+  const bool random = model.init == Init::Random;
+  c.require(random || !model.path.text.empty() || c.has("model.path") || !c.has("model"), "model.path", "is required unless model.init is random");
+  c.require(!model.arch || random, "model.arch", "needs model.init: random");
+  c.require(!random || model.arch || !model.path.text.empty(), "model.init", "random needs model.arch, or model.path for its config.json");
+}
+
+void check_adapter(const Adapter& adapter, CombinationChecker& c) {
+  if (adapter.type == AdapterType::None) {
+    for (const char* key : {"rank", "alpha", "target_modules", "rank_pattern", "alpha_pattern", "from", "dropout"}) {
+      c.require(!c.has(std::string("adapter.") + key), std::string("adapter.") + key, "has no meaning with adapter.type: none");
+    }
+    return;
+  }
+  c.require(adapter.from || adapter.rank || c.has("adapter.rank"), "adapter.rank", "is required unless adapter.from is given");
+  c.require(adapter.from || adapter.alpha || c.has("adapter.alpha"), "adapter.alpha", "is required unless adapter.from is given");
+  c.require(!(adapter.from && c.has("adapter.init")) || adapter.init == AdapterInit::Default, "adapter.init", "excludes adapter.from");
+}
+
+void check_data(const Data& data, CombinationChecker& c) {
+  c.require(!data.train.empty() || !c.has("data.train"), "data.train", Diagnostic::expected("a path or a list of paths", "none"));
+  c.require(data.eval.empty() || data.eval_fraction == 0, "data.eval_fraction", "excludes data.eval");
+  std::vector<std::string> sorted = data.labels;
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  c.require(twice == sorted.end(), "data.labels", "has " + (twice == sorted.end() ? "" : quote(*twice)) + " twice");
+  c.require(data.labels.size() != 1, "data.labels", "expected at least two labels, got 1");
+  for (const auto& [own, theirs] : data.fields) {
+    c.require(own == "text" || own == "label", "data.fields", "unknown field " + quote(own), suggest(own, {"text", "label"}));
+  }
+}
+
+void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
+  const bool in_range = std::all_of(optimizer.betas.begin(), optimizer.betas.end(), [](double beta) { return beta >= 0 && beta < 1; });
+  c.require(optimizer.betas.size() == 2 && in_range, "optimizer.betas", "expected two numbers in [0, 1)");
+  const bool wsd = optimizer.schedule == ScheduleType::Wsd;
+  c.require(!wsd || optimizer.num_decay_steps, "optimizer.num_decay_steps", "is required for schedule wsd");
+  c.require(wsd || !optimizer.num_decay_steps, "optimizer.num_decay_steps", "needs schedule: wsd");
+  c.require(optimizer.min_lr_ratio == 0 || wsd || optimizer.schedule == ScheduleType::Cosine, "optimizer.min_lr_ratio", "needs schedule cosine or wsd");
+  for (const char* key : {"optimizer.momentum", "optimizer.nesterov"}) c.require(optimizer.type == OptimizerType::Sgd || !c.has(key), key, "needs type: sgd");
+  const auto group_ok = [](const ParameterGroup& group) { return group.lr || group.weight_decay; };
+  c.require(std::all_of(optimizer.groups.begin(), optimizer.groups.end(), group_ok), "optimizer.groups", "a group needs lr or weight_decay");
+}
+
+void check_training(const Training& training, CombinationChecker& c) {
+  const bool either = c.has("training.epochs") || c.has("training.max_steps");
+  c.require(either || !c.has("training"), "training.epochs", "epochs or max_steps is required");
+  c.require(!(training.epochs && training.max_steps), "training.max_steps", "excludes training.epochs");
+  const bool automatic = !training.batch_size.samples && c.has("training.batch_size");
+  c.require(!automatic || training.global_batch_size, "training.global_batch_size", "is required with batch_size: auto");
+  c.require(automatic || !training.global_batch_size || !c.has("training.batch_size"), "training.global_batch_size", "needs batch_size: auto");
+  c.require(!automatic || !c.has("training.gradient_accumulation_steps"), "training.gradient_accumulation_steps", "excludes batch_size: auto");
+}
+
+}  // namespace
+
+std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::string& file) {
+  CombinationChecker checker(recipe, file);
+  check_model(recipe.model, checker);
+  check_adapter(recipe.adapter, checker);
+  check_data(recipe.data, checker);
+  check_optimizer(recipe.optimizer, checker);
+  check_training(recipe.training, checker);
+  const bool evaluates = !recipe.data.eval.empty() || recipe.data.eval_fraction > 0;
+  checker.require(evaluates || !recipe.training.early_stopping, "training.early_stopping", "needs data.eval or data.eval_fraction");
+  checker.require(evaluates || !recipe.training.keep_best, "training.keep_best", "needs data.eval or data.eval_fraction");
+  return std::move(checker.mistakes);
+}
+
+}  // namespace lathe::recipe

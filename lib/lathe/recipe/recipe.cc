@@ -1,0 +1,117 @@
+#include "lathe/recipe/recipe.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+
+#include "lathe/recipe/checks.h"
+#include "lathe/recipe/fields.h"
+
+namespace lathe::recipe {
+namespace {
+
+using config::ReadContext;
+using config::YamlNode;
+
+Recipe bind(const YamlNode& root, const std::string& base) {
+  if (!root.is_mapping()) {
+    throw Error(ErrorKind::Config, Diagnostic{root.file, root.line, root.column, "", Diagnostic::expected("a mapping", root.describe()), "see lathe show --schema"});
+  }
+  Recipe recipe;
+  ReadContext context;
+  config::Reader reader(root, "", base, context);
+  recipe.visit(reader);
+  reader.finish();
+  recipe.places = context.places;
+  for (Diagnostic& diagnostic : check_combinations(recipe, root.file)) context.mistakes.push_back(std::move(diagnostic));
+  for (Diagnostic& diagnostic : check_support(recipe, root.file)) context.mistakes.push_back(std::move(diagnostic));
+  if (!context.mistakes.empty()) {
+    std::stable_sort(context.mistakes.begin(), context.mistakes.end(),
+                     [](const Diagnostic& a, const Diagnostic& b) { return std::pair(a.line, a.column) < std::pair(b.line, b.column); });
+    throw Error(ErrorKind::Config, std::move(context.mistakes));
+  }
+  return recipe;
+}
+
+// "a.b" -> the text after "a:" / "b:" of the resolved document, per leaf line.
+std::map<std::string, std::string> leaves(const Recipe& recipe) {
+  std::map<std::string, std::string> found;
+  std::istringstream lines(to_yaml(recipe));
+  std::vector<std::string> path;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t indent = line.find_first_not_of(' ');
+    const size_t colon = line.find(':');
+    path.resize(indent / 2);
+    path.push_back(line.substr(indent, colon - indent));
+    found[join(path, ".")] = line.substr(colon + 1);
+  }
+  return found;
+}
+
+}  // namespace
+
+Diagnostic Recipe::at(const std::string& key) const {
+  const auto found = places.find(key);
+  if (found == places.end()) return {"recipe", 0, 0, key, "", ""};
+  return {found->second.file, found->second.line, found->second.column, key, "", ""};
+}
+
+std::string Data::field(const std::string& name) const {
+  for (const auto& [own, theirs] : fields) {
+    if (own == name) return theirs;
+  }
+  return name;
+}
+
+Recipe parse(const std::string& text, const std::string& file, const std::string& base, const std::vector<std::string>& overrides) {
+  YamlNode root = config::parse_yaml(text, file);
+  for (const std::string& override_text : overrides) config::apply_override(root, override_text);
+  return bind(root, base);
+}
+
+Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides) {
+  if (!std::filesystem::exists(file_or_name)) {
+    if (const ReadyRecipe* ready = find_ready_recipe(file_or_name)) return parse(ready->text, file_or_name, "", overrides);
+    std::vector<std::string> names;
+    for (const ReadyRecipe& ready : ready_recipes()) names.push_back(ready.name);
+    throw Error(ErrorKind::Config, Diagnostic{file_or_name, 0, 0, "", "no such file, and no ready recipe of that name", suggest(file_or_name, names)});
+  }
+  YamlNode root = config::read_yaml_file(file_or_name);
+  for (const std::string& override_text : overrides) config::apply_override(root, override_text);
+  return bind(root, std::filesystem::absolute(file_or_name).parent_path().string());
+}
+
+std::string to_yaml(const Recipe& recipe) {
+  Recipe copy = recipe;
+  config::Writer writer;
+  copy.visit(writer);
+  return writer.text();
+}
+
+std::string schema() {
+  Recipe recipe;
+  config::SchemaPrinter printer;
+  recipe.visit(printer);
+  return printer.text();
+}
+
+std::vector<std::string> changed_keys(const Recipe& a, const Recipe& b) {
+  const auto of_a = leaves(a), of_b = leaves(b);
+  std::vector<std::string> changed;
+  for (const auto& [key, value] : of_a) {
+    const auto found = of_b.find(key);
+    if (found == of_b.end() || found->second != value) changed.push_back(key);
+  }
+  for (const auto& [key, value] : of_b) {
+    if (!of_a.contains(key)) changed.push_back(key);
+  }
+  return changed;
+}
+
+const ReadyRecipe* find_ready_recipe(const std::string& name) {
+  const auto& all = ready_recipes();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const ReadyRecipe& ready) { return ready.name == name; });
+  return found == all.end() ? nullptr : &*found;
+}
+
+}  // namespace lathe::recipe

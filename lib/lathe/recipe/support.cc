@@ -1,0 +1,45 @@
+#include "lathe/recipe/checks.h"
+
+namespace lathe::recipe {
+
+// What has not landed yet. A task that lands one deletes its line.
+std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& file) {
+  std::vector<Diagnostic> mistakes;
+  const auto unsupported = [&](bool used, const std::string& key, const std::string& supported) {
+    if (!used) return;
+    Diagnostic diagnostic = recipe.at(key);
+    if (diagnostic.line == 0 && diagnostic.file == "recipe") diagnostic.file = file;
+    diagnostic.problem = "is not supported yet";
+    diagnostic.hint = "supported: " + supported;
+    mistakes.push_back(std::move(diagnostic));
+  };
+  const auto& [model, adapter, quant, data, optimizer, training, output, places] = recipe;
+  unsupported(model.task != Task::Classification, "model.task", "classification");
+  unsupported(model.init != Init::Checkpoint, "model.init", "checkpoint");
+  unsupported(model.arch.has_value(), "model.arch", "a checkpoint's own config.json");
+  unsupported(model.moe.has_value(), "model.moe", "none");
+  unsupported(model.dtype == StorageType::BFloat16, "model.dtype", "auto, float32");
+  unsupported(model.compute == StorageType::BFloat16, "model.compute", "auto, float32");
+  unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
+  unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
+  unsupported(quant.type != QuantType::None, "quant.type", "none");
+  const bool text_format = data.format == DataFormat::Auto || data.format == DataFormat::TextLabel || data.format == DataFormat::Tokens;
+  unsupported(!text_format, "data.format", "auto, text_label, tokens");
+  unsupported(data.packing, "data.packing", "false");
+  unsupported(data.image.has_value(), "data.image", "none");
+  unsupported(optimizer.type != OptimizerType::AdamW, "optimizer.type", "adamw");
+  unsupported(!optimizer.groups.empty(), "optimizer.groups", "[]");
+  unsupported(optimizer.lora_plus_ratio != 1, "optimizer.lora_plus_ratio", "1");
+  unsupported(optimizer.schedule == ScheduleType::InverseSqrt || optimizer.schedule == ScheduleType::Wsd, "optimizer.schedule", "constant, linear, cosine");
+  unsupported(!training.batch_size.samples, "training.batch_size", "an integer");
+  unsupported(training.activation_checkpointing.kind != Checkpointing::Kind::None, "training.activation_checkpointing", "none");
+  unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
+  unsupported(training.early_stopping.has_value(), "training.early_stopping", "none");
+  unsupported(training.keep_best.has_value(), "training.keep_best", "none");
+  unsupported(training.checkpoint_every_minutes > 0, "training.checkpoint_every_minutes", "0");
+  unsupported(training.on_nonfinite != OnNonfinite::Abort, "training.on_nonfinite", "abort");
+  unsupported(output.tensorboard, "output.tensorboard", "false");
+  return mistakes;
+}
+
+}  // namespace lathe::recipe
