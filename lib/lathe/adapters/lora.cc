@@ -1,0 +1,139 @@
+#include "lathe/adapters/lora.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "lathe/base/error.h"
+#include "lathe/base/files.h"
+#include "lathe/base/random.h"
+#include "lathe/base/text.h"
+#include "lathe/io/tensors.h"
+
+namespace lathe::adapters {
+namespace {
+
+constexpr const char* kPeftPrefix = "base_model.model.";
+
+template <typename Action>
+void for_each_layer(const torch::nn::Module& model, Action action) {
+  for (const auto& [path, layer] : lora_layers(model)) action(*layer);
+}
+
+bool is_adapter_parameter(const std::string& name) { return name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos; }
+
+bool is_inside(const std::string& parameter, const std::vector<std::string>& modules) {
+  return std::any_of(modules.begin(), modules.end(), [&](const std::string& path) { return parameter.starts_with(path + "."); });
+}
+
+}  // namespace
+
+void attach(torch::nn::Module& model, const std::vector<arch::Target>& targets, const formats::AdapterConfig& config) {
+  std::map<std::string, nn::LinearSlot*> slots;
+  for (const nn::NamedSlot& named : nn::named_slots(model)) slots[named.path] = named.slot;
+  for (const arch::Target& target : targets) {
+    const auto found = slots.find(target.linear.path);
+    TORCH_CHECK_VALUE(found != slots.end(), "attach: expected the path of a linear slot, got ", target.linear.path);
+    const auto options = nn::LoRALinearOptions(target.rank, target.alpha).rank_stabilised(config.use_rslora).dropout(config.lora_dropout);
+    found->second->replace(nn::LoRALinear(found->second->module(), options).ptr());
+  }
+}
+
+std::vector<std::pair<std::string, nn::LoRALinearImpl*>> lora_layers(const torch::nn::Module& model) {
+  std::vector<std::pair<std::string, nn::LoRALinearImpl*>> layers;
+  for (const nn::NamedSlot& named : nn::named_slots(model)) {
+    if (auto* layer = dynamic_cast<nn::LoRALinearImpl*>(named.slot->module().get())) layers.emplace_back(named.path, layer);
+  }
+  return layers;
+}
+
+void initialise(torch::nn::Module& model, uint64_t seed) {
+  const at::NoGradGuard no_grad;
+  for (const auto& [path, layer] : lora_layers(model)) {
+    const Tensor A = at::empty(layer->lora_A->weight.sizes(), at::kFloat);
+    const double bound = 1 / std::sqrt(static_cast<double>(layer->in_features()));
+    const uint64_t key = make_key(seed, name_key(path + ".lora_A.weight"));
+    auto* values = A.data_ptr<float>();
+    for (int64_t i = 0; i < A.numel(); ++i) values[i] = static_cast<float>(bound * (2 * random_uniform(key, static_cast<uint64_t>(i)) - 1));
+    layer->lora_A->weight.set_data(A);
+    layer->lora_B->weight.set_data(at::zeros(layer->lora_B->weight.sizes()));
+  }
+}
+
+std::vector<std::string> train_modules(torch::nn::Module& model, const std::vector<std::string>& names) {
+  std::vector<std::string> paths;
+  for (const auto& item : model.named_modules("", /*include_self=*/false)) {
+    const bool named = std::any_of(names.begin(), names.end(), [&](const std::string& name) { return arch::matches_module_name(item.key(), name); });
+    if (!named) continue;
+    paths.push_back(item.key());
+    for (Tensor& parameter : item.value()->parameters()) parameter.requires_grad_(true);
+  }
+  return paths;
+}
+
+void set_enabled(torch::nn::Module& model, bool enabled) {
+  for_each_layer(model, [enabled](nn::LoRALinearImpl& layer) { layer.set_enabled(enabled); });
+}
+
+void merge(torch::nn::Module& model) {
+  for_each_layer(model, [](nn::LoRALinearImpl& layer) { layer.merge(); });
+}
+
+void unmerge(torch::nn::Module& model) {
+  for_each_layer(model, [](nn::LoRALinearImpl& layer) { layer.unmerge(); });
+}
+
+void seed_dropout(torch::nn::Module& model, uint64_t key) {
+  for (const auto& [path, layer] : lora_layers(model)) layer->seed_dropout(make_key(key, name_key(path)));
+}
+
+NamedTensors trainable_parameters(const torch::nn::Module& model) {
+  NamedTensors parameters;
+  for (const auto& item : model.named_parameters()) {
+    if (item.value().requires_grad()) parameters.emplace_back(item.key(), item.value());
+  }
+  return parameters;
+}
+
+void save(const std::string& directory, const torch::nn::Module& model, const formats::AdapterConfig& config, const std::vector<std::string>& labels) {
+  NamedTensors tensors;
+  for (const auto& [name, parameter] : trainable_parameters(model)) tensors.emplace_back(kPeftPrefix + name, parameter);
+  io::write_safetensors(directory + "/adapter_model.safetensors", tensors);
+  write_file_atomically(directory + "/adapter_config.json", formats::adapter_config_text(config));
+  if (!labels.empty()) write_file_atomically(directory + "/labels.json", formats::labels_text(labels));
+}
+
+void load(const std::string& directory, torch::nn::Module& model, const std::vector<std::string>& saved_modules) {
+  const at::NoGradGuard no_grad;
+  const std::string path = formats::adapter_weights_path(directory);
+  const io::TensorFile file(path);
+  std::map<std::string, Tensor> tensors;
+  for (auto& [name, tensor] : file.tensors()) tensors[name] = tensor;
+  std::vector<Diagnostic> mistakes;
+  for (auto& item : model.named_parameters()) {
+    const bool adapter = is_adapter_parameter(item.key());
+    if (!adapter && !is_inside(item.key(), saved_modules)) continue;
+    const auto found = tensors.find(kPeftPrefix + item.key());
+    if (found == tensors.end()) {
+      if (adapter) mistakes.push_back({path, 0, 0, kPeftPrefix + item.key(), "is missing", ""});
+      continue;
+    }
+    const Tensor tensor = found->second;
+    tensors.erase(found);
+    if (tensor.sizes() != item.value().sizes() || !tensor.is_floating_point()) {
+      mistakes.push_back({path, 0, 0, kPeftPrefix + item.key(), "has another shape or kind than the model's parameter", ""});
+      continue;
+    }
+    item.value().set_data(tensor.to(at::kFloat).clone());
+  }
+  for (const auto& [name, tensor] : tensors) mistakes.push_back({path, 0, 0, printable(name), "belongs to no adapted module of this model", "nothing is silently ignored"});
+  if (!mistakes.empty()) throw Error(ErrorKind::Data, std::move(mistakes));
+}
+
+}  // namespace lathe::adapters
