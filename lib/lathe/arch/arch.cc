@@ -15,7 +15,8 @@ constexpr int64_t kMaxLayers = 4096;
 
 double read_dropout(const JsonObject& config, const std::string& key, double fallback) {
   const double rate = config.number(key, fallback);
-  if (rate < 0 || rate >= 1) throw config.error(key, Diagnostic::expected("a number in [0, 1)", describe(*config.find(key))));
+  if (rate < 0 || rate >= 1)
+    throw config.error(key, Diagnostic::expected("a number in [0, 1)", describe(*config.find(key))));
   return rate;
 }
 
@@ -33,7 +34,11 @@ void refuse_other_computations(const JsonObject& config) {
   for (const char* key : {"is_decoder", "add_cross_attention"}) {
     if (config.boolean(key, false)) throw config.error(key, "true is not supported for an encoder");
   }
-  if (config.find("quantization_config") != nullptr) throw config.error("quantization_config", "quantised checkpoints are not supported yet");
+  if (const Json* heads = config.find("pruned_heads"); heads != nullptr && !heads->empty()) {
+    throw config.error("pruned_heads", describe(*heads) + " is not supported");
+  }
+  if (config.find("quantization_config") != nullptr)
+    throw config.error("quantization_config", "quantised checkpoints are not supported yet");
 }
 
 BertArch read_bert(const JsonObject& config) {
@@ -48,14 +53,18 @@ BertArch read_bert(const JsonObject& config) {
   arch.type_vocab_size = config.integer("type_vocab_size", 1, kMaxSize, 2);
   arch.pad_token_id = config.integer("pad_token_id", 0, arch.vocab_size - 1, 0);
   if (arch.hidden_size % arch.num_attention_heads != 0) {
-    throw config.error("hidden_size", Diagnostic::expected("a multiple of num_attention_heads = " + std::to_string(arch.num_attention_heads),
+    throw config.error("hidden_size", Diagnostic::expected("a multiple of num_attention_heads = " +
+                                                               std::to_string(arch.num_attention_heads),
                                                            std::to_string(arch.hidden_size)));
   }
   arch.layer_norm_eps = config.number("layer_norm_eps", 1e-12);
-  if (arch.layer_norm_eps <= 0) throw config.error("layer_norm_eps", Diagnostic::expected("a number above 0", describe(*config.find("layer_norm_eps"))));
+  if (arch.layer_norm_eps <= 0)
+    throw config.error("layer_norm_eps",
+                       Diagnostic::expected("a number above 0", describe(*config.find("layer_norm_eps"))));
   arch.hidden_dropout = read_dropout(config, "hidden_dropout_prob", 0.1);
   arch.attention_dropout = read_dropout(config, "attention_probs_dropout_prob", 0.1);
-  if (config.find("classifier_dropout") != nullptr) arch.classifier_dropout = read_dropout(config, "classifier_dropout", 0);
+  if (config.find("classifier_dropout") != nullptr)
+    arch.classifier_dropout = read_dropout(config, "classifier_dropout", 0);
   arch.hidden_act = read_activation(config);
   return arch;
 }
@@ -77,7 +86,8 @@ void walk_bert(const BertArch& arch, int64_t num_labels, Linear linear, Norm nor
   norm("bert.embeddings.LayerNorm");
   for (int64_t i = 0; i < arch.num_hidden_layers; ++i) {
     const std::string layer = "bert.encoder.layer." + std::to_string(i);
-    for (const char* name : {"query", "key", "value"}) linear(layer + ".attention.self." + name, arch.hidden_size, arch.hidden_size);
+    for (const char* name : {"query", "key", "value"})
+      linear(layer + ".attention.self." + name, arch.hidden_size, arch.hidden_size);
     linear(layer + ".attention.output.dense", arch.hidden_size, arch.hidden_size);
     norm(layer + ".attention.output.LayerNorm");
     linear(layer + ".intermediate.dense", arch.hidden_size, arch.intermediate_size);
@@ -95,10 +105,12 @@ ModelConfig read_model_config(const std::string& path) {
   const JsonObject config(json, path);
   ModelConfig result;
   result.model_type = config.string("model_type");
-  if (result.model_type != "bert") throw config.error("model_type", quote(result.model_type) + " is not supported yet", "supported: bert");
+  if (result.model_type != "bert")
+    throw config.error("model_type", quote(result.model_type) + " is not supported yet", "supported: bert");
   result.arch = read_bert(config);
   const Json* architectures = config.find("architectures");
-  const bool classifier = architectures != nullptr && architectures->is_array() && !architectures->empty() && architectures->front().is_string() &&
+  const bool classifier = architectures != nullptr && architectures->is_array() && !architectures->empty() &&
+                          architectures->front().is_string() &&
                           architectures->front().get<std::string>().ends_with("ForSequenceClassification");
   if (classifier) result.labels = read_labels(config);
   return result;
@@ -126,7 +138,9 @@ std::vector<ParameterSpec> classifier_parameters(const Arch& arch, int64_t num_l
         parameters.push_back({norm + ".weight", {bert.hidden_size}});
         parameters.push_back({norm + ".bias", {bert.hidden_size}});
       },
-      [&](const std::string& table, int64_t rows) { parameters.push_back({table + ".weight", {rows, bert.hidden_size}}); });
+      [&](const std::string& table, int64_t rows) {
+        parameters.push_back({table + ".weight", {rows, bert.hidden_size}});
+      });
   return parameters;
 }
 
@@ -134,7 +148,9 @@ std::vector<LinearSpec> classifier_linears(const Arch& arch, int64_t num_labels)
   std::vector<LinearSpec> linears;
   walk_bert(
       std::get<BertArch>(arch), num_labels,
-      [&](const std::string& path, int64_t in_features, int64_t out_features) { linears.push_back({path, in_features, out_features}); },
+      [&](const std::string& path, int64_t in_features, int64_t out_features) {
+        linears.push_back({path, in_features, out_features});
+      },
       [](const std::string&) {}, [](const std::string&, int64_t) {});
   return linears;
 }

@@ -19,8 +19,8 @@ class Regex {
   Regex(const std::string& pattern, const Diagnostic& place) : place_(place), pattern_(pattern) {
     int code = 0;
     size_t offset = 0;
-    compiled_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &code,
-                                  &offset, nullptr));
+    compiled_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                  PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &code, &offset, nullptr));
     if (!compiled_) fail("a regular expression: " + message(code) + " at character " + std::to_string(offset + 1));
     context_.reset(pcre2_match_context_create(nullptr));
     pcre2_set_match_limit(context_.get(), 1'000'000);
@@ -33,8 +33,10 @@ class Regex {
 
  private:
   bool match(const std::string& text, uint32_t options) const {
-    const int result = pcre2_match(compiled_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, options, data_.get(), context_.get());
-    if (result < 0 && result != PCRE2_ERROR_NOMATCH) fail("a regular expression that can be matched: " + message(result));
+    const int result = pcre2_match(compiled_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, options,
+                                   data_.get(), context_.get());
+    if (result < 0 && result != PCRE2_ERROR_NOMATCH)
+      fail("a regular expression that can be matched: " + message(result));
     return result >= 0;
   }
   static std::string message(int code) {
@@ -63,17 +65,19 @@ bool is_all_linear(const formats::TargetModules& targets) {
   const auto* text = std::get_if<std::string>(&targets);
   if (text == nullptr) return false;
   std::string lower = *text;
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return lower == "all-linear";
 }
 
 bool matches_any(const std::string& path, const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return matches_module_name(path, name); });
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return matches_module_name(path, name); });
 }
 
 // The paths that `targets` means.
-std::set<std::string> matched_paths(const std::vector<LinearSpec>& linears, const formats::TargetModules& targets, const Arch& arch,
-                                    const Diagnostic& place) {
+std::set<std::string> matched_paths(const std::vector<LinearSpec>& linears, const formats::TargetModules& targets,
+                                    const Arch& arch, const Diagnostic& place) {
   std::set<std::string> paths;
   const auto* names = std::get_if<std::vector<std::string>>(&targets);
   if (is_all_linear(targets)) {
@@ -103,7 +107,8 @@ std::vector<std::string> leaf_names(const std::vector<LinearSpec>& linears) {
   return leaves;
 }
 
-[[noreturn]] void throw_no_match(const Diagnostic& place, const std::string& what, const std::vector<LinearSpec>& linears) {
+[[noreturn]] void throw_no_match(const Diagnostic& place, const std::string& what,
+                                 const std::vector<LinearSpec>& linears) {
   Diagnostic diagnostic = place;
   diagnostic.problem = what + " matches no linear layer of the model";
   diagnostic.hint = suggest(what.size() > 2 ? what.substr(1, what.size() - 2) : what, leaf_names(linears));
@@ -119,20 +124,25 @@ double from_pattern(const std::string& path, const std::vector<std::pair<Regex, 
 
 std::vector<std::pair<Regex, double>> compile(const std::vector<formats::Pattern>& patterns, const Diagnostic& place) {
   std::vector<std::pair<Regex, double>> compiled;
-  for (const auto& [pattern, value] : patterns) compiled.emplace_back(Regex("(.*\\.)?(" + pattern + ")$", place), value);
+  for (const auto& [pattern, value] : patterns)
+    compiled.emplace_back(Regex("(.*\\.)?(" + pattern + ")$", place), value);
   return compiled;
 }
 
 }  // namespace
 
-bool matches_module_name(const std::string& path, const std::string& name) { return path == name || path.ends_with("." + name); }
+bool matches_module_name(const std::string& path, const std::string& name) {
+  return path == name || path.ends_with("." + name);
+}
 
-std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config, const Arch& arch,
-                                  const Diagnostic& place, bool every_name) {
-  const formats::TargetModules targets = config.target_modules.value_or(formats::TargetModules(default_target_modules(arch)));
+std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config,
+                                  const Arch& arch, const Diagnostic& place, bool every_name) {
+  const formats::TargetModules targets =
+      config.target_modules.value_or(formats::TargetModules(default_target_modules(arch)));
   if (const auto* names = std::get_if<std::vector<std::string>>(&targets); names != nullptr && every_name) {
     for (const std::string& name : *names) {
-      const bool known = std::any_of(linears.begin(), linears.end(), [&](const LinearSpec& linear) { return matches_module_name(linear.path, name); });
+      const bool known = std::any_of(linears.begin(), linears.end(),
+                                     [&](const LinearSpec& linear) { return matches_module_name(linear.path, name); });
       if (!known) throw_no_match(place, quote(name), linears);
     }
   }

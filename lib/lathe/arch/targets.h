@@ -17,15 +17,17 @@ struct Target {
 };
 
 /// The layers that `config` means among `linears`, in their order, by PEFT's rules:
-///   target_modules   a string matches whole paths (Python's re.fullmatch); a list matches a path that equals an item or ends with
+///   target_modules   a string matches whole paths (Python's re.fullmatch); a list matches a path that equals an item
+///   or ends with
 ///                    "." + item; "all-linear": every layer but the head; absent: the family's default
 ///   exclude_modules  the same rule, tested first
 ///   modules_to_save  always wins over targets
 ///   rank_pattern, alpha_pattern   the first key whose `(.*\.)?(KEY)$` matches from the start of the path
-/// Throws Error{Config} with `place` when nothing matches, when a regular expression is malformed or runs too long, and, with
-/// `every_name` (for what a user wrote: PEFT itself lets it pass), when an item of target_modules matches nothing.
-std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config, const Arch& arch,
-                                  const Diagnostic& place, bool every_name);
+/// Throws Error{Config} with `place` when nothing matches, when a regular expression is malformed or runs too long,
+/// and, with `every_name` (for what a user wrote: PEFT itself lets it pass), when an item of target_modules matches
+/// nothing.
+std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config,
+                                  const Arch& arch, const Diagnostic& place, bool every_name);
 
 /// Whether `path` equals `name` or ends with "." + name.
 bool matches_module_name(const std::string& path, const std::string& name);

@@ -8,10 +8,11 @@
 
 namespace lathe::formats {
 
-using Pattern = std::pair<std::string, double>;  ///< a regular expression and the number for the modules that it matches
+using Pattern =
+    std::pair<std::string, double>;  ///< a regular expression and the number for the modules that it matches
 
-/// Which modules an adapter wraps: names (equal, or the path ends with "." + name), or one regular expression for the whole path.
-/// "all-linear" is a word of its own.
+/// Which modules an adapter wraps: names (equal, or the path ends with "." + name), or one regular expression for the
+/// whole path. "all-linear" is a word of its own.
 using TargetModules = std::variant<std::vector<std::string>, std::string>;
 
 /// adapter_config.json of PEFT, as far as Lathe computes it. Field names are PEFT's.
@@ -25,12 +26,12 @@ struct AdapterConfig {
   std::optional<TargetModules> target_modules;
   std::optional<TargetModules> exclude_modules;
   std::vector<std::string> modules_to_save;
-  std::vector<Pattern> rank_pattern;   ///< in the file's order: the first match wins
+  std::vector<Pattern> rank_pattern;  ///< in the file's order: the first match wins
   std::vector<Pattern> alpha_pattern;
 };
 
-/// Reads DIR/adapter_config.json. A key that changes the computation and that Lathe does not know or support is refused when its
-/// value is not empty, never ignored. Throws Error{Data}.
+/// Reads DIR/adapter_config.json. A key that changes the computation and that Lathe does not know or support is refused
+/// when its value is not empty, never ignored. Throws Error{Data}.
 AdapterConfig read_adapter_config(const std::string& directory);
 
 /// The text of adapter_config.json: PEFT's stable keys, sorted, indented by 2.

@@ -1,6 +1,7 @@
 #include "lathe/formats/model_directory.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -19,51 +20,92 @@ namespace fs = std::filesystem;
 
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr uint64_t kMaxIndexBytes = uint64_t{64} << 20;
+constexpr size_t kMaxMistakes = 20;
 
-// The user's hub cache, by the same variables as huggingface_hub.
 fs::path hub_cache() {
   const auto variable = [](const char* name) {
     const char* value = std::getenv(name);
     return value == nullptr ? fs::path() : fs::path(value);
   };
-  if (const fs::path cache = variable("HF_HUB_CACHE"); !cache.empty()) return cache;
+  for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
+    if (fs::path cache = variable(name); !cache.empty()) return cache;
+  }
   if (const fs::path home = variable("HF_HOME"); !home.empty()) return home / "hub";
   if (const fs::path cache = variable("XDG_CACHE_HOME"); !cache.empty()) return cache / "huggingface/hub";
   return variable("HOME") / ".cache/huggingface/hub";
 }
 
-// A value of weight_map: one plain file name, so that an index cannot reach outside its directory.
+// One half of org/name: what the hub allows, so that a name cannot leave the cache.
+bool is_hub_word(const std::string& word) {
+  const auto allowed = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; };
+  return !word.empty() && std::all_of(word.begin(), word.end(), allowed) && word.find("..") == std::string::npos &&
+         word.find("--") == std::string::npos && word.front() != '.' && word.front() != '-';
+}
+
+bool path_exists(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+// One plain file name, so that an index cannot reach outside its directory.
 bool is_plain_shard_name(const std::string& name) {
-  return name.ends_with(".safetensors") && name.find_first_of(std::string("/\\\0", 3)) == std::string::npos && !name.starts_with('.');
+  return name.ends_with(".safetensors") && name.find_first_of(std::string("/\\\0", 3)) == std::string::npos &&
+         !name.starts_with('.');
 }
 
 void append_tensors(const std::string& file, std::vector<TensorLocation>& tensors) {
   for (TensorInfo& info : read_safetensors_header(file).tensors) tensors.push_back({std::move(info), file});
 }
 
-std::vector<TensorLocation> read_shards(const std::string& directory, const std::string& index_path) {
-  const Json json = read_json_file(index_path);
-  const JsonObject map = JsonObject(json, index_path).object("weight_map");
+std::map<std::string, std::set<std::string>> read_index(const std::string& path) {
+  const Json json = read_json_file(path, kMaxIndexBytes);
+  const JsonObject map = JsonObject(json, path).object("weight_map");
   std::map<std::string, std::set<std::string>> names_by_shard;
-  for (const auto& [name, unused] : map.json().items()) {
-    const std::string shard = map.string(name);
-    if (!is_plain_shard_name(shard)) throw map.error(printable(name), Diagnostic::expected("a plain file name ending in .safetensors", quote(shard)));
-    names_by_shard[shard].insert(name);
+  for (const auto& [name, value] : map.json().items()) {
+    if (!value.is_string() || !is_plain_shard_name(value.get_ref<const std::string&>())) {
+      throw map.error(tensor_label(name),
+                      Diagnostic::expected("a plain file name ending in .safetensors", describe(value)));
+    }
+    names_by_shard[value.get<std::string>()].insert(name);
   }
+  if (names_by_shard.empty()) throw data_error_in(path, "weight_map", "names no tensor");
+  return names_by_shard;
+}
+
+std::vector<TensorLocation> read_shards(const std::string& directory, const std::string& index_path) {
   std::vector<TensorLocation> tensors;
-  for (auto& [shard, expected] : names_by_shard) {
+  std::vector<Diagnostic> mistakes;
+  const auto note = [&](const std::string& file, const std::string& name, const std::string& problem) {
+    if (mistakes.size() < kMaxMistakes) mistakes.push_back({file, 0, 0, tensor_label(name), problem, ""});
+  };
+  for (auto& [shard, expected] : read_index(index_path)) {
     const std::string file = directory + "/" + shard;
-    if (!fs::exists(file)) throw data_error(file, "no such file", "a shard that " + std::string(kIndex) + " names is missing");
+    if (!path_exists(file)) throw data_error(file, "no such file", std::string(kIndex) + " names this shard");
     const size_t first = tensors.size();
     append_tensors(file, tensors);
+    std::set<std::string> missing = expected;
     for (size_t i = first; i < tensors.size(); ++i) {
-      if (expected.erase(tensors[i].info.name) == 0) {
-        throw data_error_in(file, printable(tensors[i].info.name), "is not placed here by " + std::string(kIndex));
-      }
+      const std::string& name = tensors[i].info.name;
+      if (missing.erase(name) == 0) note(file, name, std::string("is not placed here by ") + kIndex);
     }
-    if (!expected.empty()) throw data_error_in(file, printable(*expected.begin()), "is missing, although " + std::string(kIndex) + " places it here");
+    for (const std::string& name : missing) {
+      note(file, name, std::string("is missing, although ") + kIndex + " places it here");
+    }
   }
+  if (!mistakes.empty()) throw Error(ErrorKind::Data, std::move(mistakes));
   return tensors;
+}
+
+[[noreturn]] void throw_no_weights(const std::string& directory) {
+  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth"}) {
+    const std::string file = directory + "/" + name;
+    if (!path_exists(file)) continue;
+    throw data_error(file, "holds pickled weights, which can run code when read",
+                     "Lathe reads safetensors only; in Python: transformers.AutoModel.from_pretrained(DIR)"
+                     ".save_pretrained(NEW_DIR)");
+  }
+  throw data_error(directory, Diagnostic::expected(std::string(kWeights) + " or " + kIndex, "neither"));
 }
 
 }  // namespace
@@ -71,47 +113,57 @@ std::vector<TensorLocation> read_shards(const std::string& directory, const std:
 std::string resolve_model_path(const std::string& path) {
   if (!path.starts_with("hf:")) return path;
   const std::string name = path.substr(3);
-  const size_t slash = name.find('/');
-  const bool plain = slash != std::string::npos && slash > 0 && slash + 1 < name.size() && name.find('/', slash + 1) == std::string::npos &&
-                     name.find("..") == std::string::npos;
-  if (!plain) throw data_error(path, Diagnostic::expected("hf:org/name", quote(path)));
-  const fs::path repository = hub_cache() / ("models--" + name.substr(0, slash) + "--" + name.substr(slash + 1));
+  const size_t slash = std::min(name.find('/'), name.size());
+  const std::string organisation = name.substr(0, slash);
+  const std::string model = name.substr(std::min(slash + 1, name.size()));
+  if (!is_hub_word(organisation) || !is_hub_word(model)) {
+    throw data_error(printable(path), Diagnostic::expected("hf:org/name", quote(name)));
+  }
+  const std::string fetch = "Lathe downloads nothing; fetch it with: hf download " + name;
+  const fs::path repository = hub_cache() / ("models--" + organisation + "--" + model);
   const fs::path reference = repository / "refs/main";
-  if (!fs::exists(reference)) {
-    throw data_error(path, "is not in the local Hugging Face cache (" + hub_cache().string() + ")", "Lathe downloads nothing: fetch it with huggingface-cli download " + name);
+  if (!path_exists(reference)) {
+    throw data_error(path, "is not in the local Hugging Face cache " + hub_cache().string(), fetch);
   }
   std::string revision = read_file(reference, 256);
-  std::erase_if(revision, [](unsigned char c) { return std::isalnum(c) == 0; });
-  return (repository / "snapshots" / revision).string();
+  while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())) != 0) revision.pop_back();
+  if (revision.empty() || revision.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    throw data_error(reference.string(), Diagnostic::expected("a commit", quote(revision)));
+  }
+  const fs::path snapshot = repository / "snapshots" / revision;
+  if (!path_exists(snapshot)) throw data_error(snapshot.string(), "no such directory", fetch);
+  return snapshot.string();
 }
 
 ModelDirectory ModelDirectory::open(const std::string& path) {
   ModelDirectory model;
   model.path_ = resolve_model_path(path);
-  if (!fs::is_directory(model.path_)) throw data_error(model.path_, "no such model directory");
-  if (!fs::exists(model.config_path())) throw data_error(model.config_path(), "no such file", "a model directory holds config.json");
-  const std::string single = model.path_ + "/" + kWeights, index = model.path_ + "/" + kIndex;
-  if (fs::exists(single)) {
+  std::error_code ignored;
+  if (!path_exists(model.path_)) throw data_error(printable(model.path_), "no such directory");
+  if (!fs::is_directory(model.path_, ignored)) {
+    throw data_error(model.path_, Diagnostic::expected("a model directory", "a file"));
+  }
+  if (!path_exists(model.config_path())) {
+    throw data_error(model.config_path(), "no such file", "a model directory holds config.json");
+  }
+  const std::string single = model.path_ + "/" + kWeights;
+  const std::string index = model.path_ + "/" + kIndex;
+  if (path_exists(single)) {
     model.weights_path_ = single;
     append_tensors(single, model.tensors_);
-  } else if (fs::exists(index)) {
+  } else if (path_exists(index)) {
     model.weights_path_ = index;
     model.tensors_ = read_shards(model.path_, index);
   } else {
-    for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth"}) {
-      const std::string file = model.path_ + "/" + pickled;
-      if (fs::exists(file)) {
-        throw data_error(file, "holds pickled weights, which can run code when read", "Lathe reads safetensors only; in Python: model.save_pretrained(DIR)");
-      }
-    }
-    throw data_error(model.path_, Diagnostic::expected(std::string(kWeights) + " or " + kIndex, "neither"));
+    throw_no_weights(model.path_);
   }
+  for (size_t i = 0; i < model.tensors_.size(); ++i) model.by_name_.emplace(model.tensors_[i].info.name, i);
   return model;
 }
 
 const TensorLocation* ModelDirectory::find(const std::string& name) const {
-  const auto found = std::find_if(tensors_.begin(), tensors_.end(), [&](const TensorLocation& tensor) { return tensor.info.name == name; });
-  return found == tensors_.end() ? nullptr : &*found;
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
 }
 
 }  // namespace lathe::formats

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "lathe/formats/safetensors.h"
@@ -13,12 +14,13 @@ struct TensorLocation {
   std::string file;
 };
 
-/// A Hugging Face model directory: config.json and model.safetensors, or the shards that model.safetensors.index.json names.
-/// Only headers are read.
+/// A Hugging Face model directory: config.json and model.safetensors, or the shards that model.safetensors.index.json
+/// names. Only headers are read.
 class ModelDirectory {
  public:
   /// `path` is a directory, or hf:org/name for the user's local Hugging Face cache.
-  /// Throws Error{Data}: no such directory, no config.json, pickled weights only, a missing shard, an index that lies.
+  /// Throws Error{Data}: no such directory, no config.json, pickled weights only, a missing shard, an index that names
+  /// anything but plain .safetensors files in the directory, tensors that the index and its shards do not agree on.
   static ModelDirectory open(const std::string& path);
 
   const std::string& path() const { return path_; }
@@ -26,17 +28,21 @@ class ModelDirectory {
   std::string tokenizer_path() const { return path_ + "/tokenizer.json"; }
   /// The file that names the weights: model.safetensors or its index.
   const std::string& weights_path() const { return weights_path_; }
-  /// In the order of the files' names and of the data in them.
+  /// In the order of the files' names and of the data in them; no name twice.
   const std::vector<TensorLocation>& tensors() const { return tensors_; }
+  /// Null when there is none of that name.
   const TensorLocation* find(const std::string& name) const;
 
  private:
   std::string path_;
   std::string weights_path_;
   std::vector<TensorLocation> tensors_;
+  std::unordered_map<std::string, size_t> by_name_;
 };
 
-/// The directory that `path` means: hf:org/name resolved in the local cache, anything else unchanged.
+/// The directory that `path` means: hf:org/name resolved in the local cache (HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE,
+/// HF_HOME, XDG_CACHE_HOME, ~/.cache, as the Python package looks), anything else unchanged. Nothing is downloaded.
+/// Throws Error{Data} when the cache does not hold it.
 std::string resolve_model_path(const std::string& path);
 
 }  // namespace lathe::formats

@@ -121,9 +121,9 @@ void check_size(const TensorInfo& info, const std::string& file) {
   const std::optional<uint64_t> bits = checked_bits(info.shape, dtype_bits(info.dtype));
   if (!bits) throw data_error_in(file, label + ".shape", "the size overflows");
   if (*bits % 8 != 0) {
-    throw data_error_in(file, label + ".shape",
-                        "does not fill whole bytes: " + std::to_string(*bits) + " bits of " +
-                            std::string(dtype_name(info.dtype)));
+    throw data_error_in(
+        file, label + ".shape",
+        "does not fill whole bytes: " + std::to_string(*bits) + " bits of " + std::string(dtype_name(info.dtype)));
   }
   if (info.end < info.begin || info.end - info.begin != *bits / 8) {
     throw data_error_in(file, label + ".data_offsets",
@@ -141,7 +141,8 @@ void check_layout(std::vector<TensorInfo>& tensors, uint64_t data_bytes, const s
   for (const TensorInfo& tensor : tensors) {
     const std::string where = std::to_string(tensor.begin) + " while those before it end at " + std::to_string(reached);
     if (tensor.begin < reached) throw data_error_in(file, tensor_label(tensor.name), "overlaps: begins at " + where);
-    if (tensor.begin > reached) throw data_error_in(file, tensor_label(tensor.name), "leaves a hole: begins at " + where);
+    if (tensor.begin > reached)
+      throw data_error_in(file, tensor_label(tensor.name), "leaves a hole: begins at " + where);
     reached = tensor.end;
   }
   if (reached == data_bytes) return;
@@ -155,7 +156,8 @@ std::string_view dtype_name(Dtype dtype) { return kDtypes.at(static_cast<size_t>
 int64_t dtype_bits(Dtype dtype) { return kDtypes.at(static_cast<size_t>(dtype)).bits; }
 
 std::optional<Dtype> find_dtype(std::string_view name) {
-  const auto* row = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeRow& known) { return known.name == name; });
+  const auto* row =
+      std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeRow& known) { return known.name == name; });
   if (row == kDtypes.end()) return std::nullopt;
   return static_cast<Dtype>(row - kDtypes.begin());
 }

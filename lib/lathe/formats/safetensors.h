@@ -62,7 +62,8 @@ struct SafetensorsHeader {
 /// Reads and checks the header of a safetensors file; the data is not read.
 ///
 /// File    u64 little-endian N <= 100,000,000; N bytes of JSON {name: {dtype, shape, data_offsets}, "__metadata__":
-///         {string: string}}, spaces allowed after it; the tensors' bytes without holes, overlaps or anything after them
+///         {string: string}}, spaces allowed after it; the tensors' bytes without holes, overlaps or anything after
+///         them
 /// Source  github.com/huggingface/safetensors, "Format": every rule of its reader, and those that it leaves out: the
 ///         header begins with '{', no key twice, no unknown key in an entry, sizes fit 63 bits
 /// Throws  Error{Data} naming the file and the tensor. What is no safetensors file at all (pickle, Git LFS pointer, web

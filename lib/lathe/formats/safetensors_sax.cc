@@ -28,7 +28,8 @@ class HeaderEvents {
 
   bool number_unsigned(uint64_t value) {
     if (place_ != Place::Shape && place_ != Place::Offsets) return unexpected(std::to_string(value));
-    if (value > static_cast<uint64_t>(INT64_MAX)) fail(Diagnostic::expected("integers below 2^63", std::to_string(value)));
+    if (value > static_cast<uint64_t>(INT64_MAX))
+      fail(Diagnostic::expected("integers below 2^63", std::to_string(value)));
     if (place_ == Place::Shape) {
       entry_.shape.push_back(static_cast<int64_t>(value));
       return true;
