@@ -1,5 +1,6 @@
 #include "lathe/formats/safetensors.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "expect_error.h"
