@@ -1,0 +1,114 @@
+#include "lathe/recipe/resolve.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "lathe/arch/checkpoint.h"
+#include "lathe/base/json.h"
+
+namespace lathe::recipe {
+namespace {
+
+Error config_error(Diagnostic place, const std::string& problem, const std::string& hint = "") {
+  place.problem = problem;
+  place.hint = hint;
+  return {ErrorKind::Config, std::move(place)};
+}
+
+formats::TargetModules to_target_modules(const Names& names) {
+  return std::visit([](const auto& value) { return formats::TargetModules(value); }, names.value);
+}
+
+formats::AdapterConfig config_of_recipe(const Recipe& recipe) {
+  const Adapter& adapter = recipe.adapter;
+  formats::AdapterConfig config;
+  config.r = adapter.rank.value_or(config.r);
+  config.lora_alpha = adapter.alpha.value_or(config.lora_alpha);
+  config.lora_dropout = adapter.dropout;
+  config.use_rslora = adapter.scaling == Scaling::RsLoRA;
+  if (adapter.target_modules) config.target_modules = to_target_modules(*adapter.target_modules);
+  if (!adapter.exclude_modules.empty()) config.exclude_modules = adapter.exclude_modules;
+  config.modules_to_save = adapter.modules_to_save;
+  for (const auto& [pattern, rank] : adapter.rank_pattern) config.rank_pattern.emplace_back(pattern, static_cast<double>(rank));
+  config.alpha_pattern = adapter.alpha_pattern;
+  return config;
+}
+
+// The file's rank, alpha, targets and patterns; the recipe may repeat them but not contradict them.
+formats::AdapterConfig config_of_file(const Recipe& recipe) {
+  formats::AdapterConfig config = formats::read_adapter_config(recipe.adapter.from->resolved);
+  const formats::AdapterConfig own = config_of_recipe(recipe);
+  const auto agree = [&](const char* key, bool same) {
+    const std::string dotted = std::string("adapter.") + key;
+    if (recipe.places.contains(dotted) && !same) {
+      throw config_error(recipe.at(dotted), "differs from what adapter.from says", "leave it out: the adapter's file decides");
+    }
+  };
+  agree("rank", own.r == config.r);
+  agree("alpha", own.lora_alpha == config.lora_alpha);
+  agree("scaling", own.use_rslora == config.use_rslora);
+  agree("target_modules", own.target_modules == config.target_modules);
+  agree("exclude_modules", own.exclude_modules == config.exclude_modules);
+  agree("rank_pattern", own.rank_pattern == config.rank_pattern);
+  agree("alpha_pattern", own.alpha_pattern == config.alpha_pattern);
+  if (recipe.places.contains("adapter.dropout")) config.lora_dropout = own.lora_dropout;
+  return config;
+}
+
+void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
+  if (recipe.adapter.type == AdapterType::None) return;
+  const bool from_file = recipe.adapter.from.has_value();
+  formats::AdapterConfig config = from_file ? config_of_file(recipe) : config_of_recipe(recipe);
+  config.base_model_name_or_path = recipe.model.path.text;
+  config.task_type = "SEQ_CLS";
+  for (const std::string& head : arch::head_modules(model.config.arch)) {
+    const auto& saved = config.modules_to_save;
+    if (std::find(saved.begin(), saved.end(), head) == saved.end()) config.modules_to_save.push_back(head);
+  }
+  if (!config.target_modules) config.target_modules = arch::default_target_modules(model.config.arch);
+  const auto linears = arch::classifier_linears(model.config.arch, 2);
+  model.targets = arch::match_targets(linears, config, model.config.arch, recipe.at("adapter.target_modules"), !from_file);
+  model.adapter = std::move(config);
+}
+
+void resolve_labels(const Recipe& recipe, ResolvedModel& model) {
+  model.labels = recipe.data.labels;
+  if (model.labels.empty() && recipe.adapter.from) model.labels = formats::read_labels(recipe.adapter.from->resolved).value_or(std::vector<std::string>());
+  if (model.labels.empty()) model.labels = model.config.labels;
+}
+
+}  // namespace
+
+int64_t default_max_length(const formats::ModelDirectory& directory, const arch::Arch& arch) {
+  const std::string file = directory.path() + "/tokenizer_config.json";
+  int64_t length = arch::max_positions(arch);
+  if (!std::filesystem::exists(file)) return length;
+  const Json json = read_json_file(file, 16 << 20);
+  const Json* limit = JsonObject(json, file).find("model_max_length");
+  // "No limit" is written as 1e30.
+  if (limit != nullptr && limit->is_number() && limit->get<double>() >= 1 && limit->get<double>() < static_cast<double>(length)) {
+    length = static_cast<int64_t>(limit->get<double>());
+  }
+  return length;
+}
+
+ResolvedModel resolve_model(const Recipe& recipe) {
+  ResolvedModel model{formats::ModelDirectory::open(recipe.model.path.resolved), {}, {}, {}, {}, 0};
+  model.config = arch::read_model_config(model.directory.config_path());
+  if (recipe.model.dropout) arch::override_dropout(model.config.arch, *recipe.model.dropout);
+  const int64_t positions = arch::max_positions(model.config.arch);
+  model.max_length = recipe.model.max_length.value_or(default_max_length(model.directory, model.config.arch));
+  if (model.max_length > positions) {
+    throw config_error(recipe.at("model.max_length"), Diagnostic::expected("at most the model's " + std::to_string(positions) + " positions",
+                                                                           std::to_string(model.max_length)));
+  }
+  resolve_adapter(recipe, model);
+  resolve_labels(recipe, model);
+  const formats::TensorLocation* head = model.directory.find("classifier.weight");
+  const bool head_decides = model.labels.empty() && head != nullptr && !head->info.shape.empty();
+  const int64_t num_labels = head_decides ? head->info.shape[0] : std::max<int64_t>(2, static_cast<int64_t>(model.labels.size()));
+  arch::match_checkpoint(model.directory, model.config.arch, num_labels);
+  return model;
+}
+
+}  // namespace lathe::recipe

@@ -1,0 +1,147 @@
+#include "lathe/train/classifier.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "lathe/arch/checkpoint.h"
+#include "lathe/base/error.h"
+#include "lathe/base/files.h"
+#include "lathe/io/tensors.h"
+#include "lathe/models/load.h"
+
+namespace lathe::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// config.json of the base model, saying that this is a classifier with these labels.
+std::string classifier_config_text(const Classifier& classifier) {
+  Json config = read_json_file(classifier.model_path + "/config.json", 16 << 20);
+  config["architectures"] = {"BertForSequenceClassification"};
+  config.erase("torch_dtype");
+  config["dtype"] = "float32";
+  Json id2label = Json::object(), label2id = Json::object();
+  for (size_t i = 0; i < classifier.labels.size(); ++i) {
+    id2label[std::to_string(i)] = classifier.labels[i];
+    label2id[classifier.labels[i]] = i;
+  }
+  config["num_labels"] = classifier.labels.size();
+  config["id2label"] = std::move(id2label);
+  config["label2id"] = std::move(label2id);
+  return config.dump(2) + "\n";
+}
+
+std::vector<std::string> numbered_labels(size_t count) {
+  std::vector<std::string> labels;
+  for (size_t i = 0; i < count; ++i) labels.push_back("LABEL_" + std::to_string(i));
+  return labels;
+}
+
+// The number of labels of a head that is a tensor of the file, or 0.
+int64_t head_rows(const formats::TensorInfo* info) { return info != nullptr && info->shape.size() == 2 ? info->shape[0] : 0; }
+
+int64_t adapter_head_rows(const std::string& adapter) {
+  for (const formats::TensorInfo& info : formats::read_safetensors_header(formats::adapter_weights_path(adapter)).tensors) {
+    if (info.name == "base_model.model.classifier.weight") return head_rows(&info);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, const std::vector<std::string>& labels) {
+  Classifier classifier;
+  classifier.arch = resolved.config.arch;
+  classifier.model_path = resolved.directory.path();
+  classifier.adapter = resolved.adapter;
+  classifier.labels = labels;
+  const auto num_labels = static_cast<int64_t>(labels.size());
+  const auto seed = static_cast<uint64_t>(recipe.training.seed);
+  classifier.model = models::build_text_classifier(resolved.config.arch, num_labels);
+  torch::nn::Module& model = *classifier.model;
+  if (resolved.adapter) {
+    adapters::attach(model, resolved.targets, *resolved.adapter);
+    adapters::initialise(model, seed);
+    classifier.saved_modules = adapters::train_modules(model, resolved.adapter->modules_to_save);
+  } else {
+    for (Tensor& parameter : model.parameters()) parameter.requires_grad_(true);
+  }
+  models::load_weights(model, arch::match_checkpoint(resolved.directory, resolved.config.arch, num_labels), seed);
+  if (recipe.adapter.from) adapters::load(recipe.adapter.from->resolved, model, classifier.saved_modules);
+  return classifier;
+}
+
+Classifier load_classifier(const std::string& model_path, const std::string& adapter) {
+  const auto directory = formats::ModelDirectory::open(model_path);
+  const arch::ModelConfig config = arch::read_model_config(directory.config_path());
+  Classifier classifier;
+  classifier.arch = config.arch;
+  classifier.model_path = directory.path();
+  const formats::TensorLocation* head = directory.find("classifier.weight");
+  int64_t num_labels = head_rows(head == nullptr ? nullptr : &head->info);
+  if (!adapter.empty()) {
+    classifier.adapter = formats::read_adapter_config(adapter);
+    if (const int64_t rows = adapter_head_rows(adapter); rows > 0) num_labels = rows;
+    classifier.labels = formats::read_labels(adapter).value_or(config.labels);
+  } else {
+    classifier.labels = config.labels;
+  }
+  if (num_labels == 0) {
+    throw data_error(adapter.empty() ? directory.path() : adapter, "has no classification head (classifier.weight)",
+                     adapter.empty() ? "give the adapter that was trained with it" : "train one with lathe train");
+  }
+  if (static_cast<int64_t>(classifier.labels.size()) != num_labels) classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
+  classifier.model = models::build_text_classifier(config.arch, num_labels);
+  if (classifier.adapter) {
+    const auto targets = arch::match_targets(arch::classifier_linears(config.arch, num_labels), *classifier.adapter, config.arch,
+                                             Diagnostic{adapter + "/adapter_config.json", 0, 0, "target_modules", "", ""}, false);
+    adapters::attach(*classifier.model, targets, *classifier.adapter);
+    auto saved = classifier.adapter->modules_to_save;
+    for (const std::string& name : arch::head_modules(config.arch)) saved.push_back(name);
+    classifier.saved_modules = adapters::train_modules(*classifier.model, saved);
+  }
+  models::load_weights(*classifier.model, arch::match_checkpoint(directory, config.arch, num_labels), 0);
+  if (classifier.adapter) adapters::load(adapter, *classifier.model, classifier.saved_modules);
+  for (Tensor& parameter : classifier.model->parameters()) parameter.requires_grad_(false);
+  classifier.model->eval();
+  return classifier;
+}
+
+models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings) {
+  std::vector<std::vector<int64_t>> ids, type_ids;
+  for (const text::Encoding& encoding : encodings) {
+    ids.push_back(encoding.ids);
+    type_ids.push_back(encoding.type_ids);
+  }
+  return models::pack_tokens(ids, type_ids);
+}
+
+Tensor predict_logits(const Classifier& classifier, const std::vector<text::Encoding>& encodings) {
+  const at::NoGradGuard no_grad;
+  return classifier.model->forward(make_batch(encodings), {}).to(at::kFloat);
+}
+
+void save_adapter(const Classifier& classifier, const std::string& directory) {
+  adapters::save(directory, *classifier.model, *classifier.adapter, classifier.labels);
+}
+
+void save_model(const Classifier& classifier, const std::string& directory) {
+  const bool merge = classifier.adapter.has_value();
+  if (merge) adapters::merge(*classifier.model);
+  io::NamedTensors tensors;
+  for (const auto& item : classifier.model->named_parameters()) {
+    if (item.key().find(".lora_") == std::string::npos) tensors.emplace_back(models::checkpoint_name(item.key()), item.value());
+  }
+  io::write_safetensors(directory + "/model.safetensors", tensors);
+  if (merge) adapters::unmerge(*classifier.model);
+  write_file_atomically(directory + "/config.json", classifier_config_text(classifier));
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}) {
+    const fs::path source = fs::path(classifier.model_path) / name;
+    if (fs::exists(source)) fs::copy_file(source, fs::path(directory) / name, fs::copy_options::overwrite_existing);
+  }
+}
+
+}  // namespace lathe::train

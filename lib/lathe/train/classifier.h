@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lathe/adapters/lora.h"
+#include "lathe/data/text_classification.h"
+#include "lathe/models/text_classifier.h"
+#include "lathe/recipe/resolve.h"
+
+namespace lathe::train {
+
+using at::Tensor;
+
+/// A text classifier with its weights, and what is known of it.
+struct Classifier {
+  std::shared_ptr<models::TextClassifier> model;
+  arch::Arch arch;
+  std::string model_path;                         ///< the base model's directory
+  std::optional<formats::AdapterConfig> adapter;  ///< none: no adapter
+  std::vector<std::string> saved_modules;         ///< paths of the modules trained whole beside the adapters
+  std::vector<std::string> labels;
+};
+
+/// The model of a recipe, ready to train: skeleton, adapters, weights streamed in, new parts drawn from training.seed.
+Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, const std::vector<std::string>& labels);
+
+/// A trained classifier, to be used: `adapter` may be empty. Throws Error{Data} when neither directory brings a head.
+Classifier load_classifier(const std::string& model, const std::string& adapter);
+
+/// Packs encodings of samples into one batch.
+models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings);
+
+/// Logits [N, num_labels] float32 without gradients or dropout; all encodings in one batch.
+Tensor predict_logits(const Classifier& classifier, const std::vector<text::Encoding>& encodings);
+
+/// Writes what was trained: the adapter directory, or for full fine-tuning (and merged adapters) a model directory that
+/// transformers opens: model.safetensors, config.json with the labels, the tokenizer's files.
+void save_adapter(const Classifier& classifier, const std::string& directory);
+void save_model(const Classifier& classifier, const std::string& directory);
+
+}  // namespace lathe::train

@@ -1,0 +1,164 @@
+#include "lathe/train/run_directory.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "lathe/base/error.h"
+
+namespace lathe::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kLock = "lock";
+
+std::string checksum(const fs::path& file) {
+  const MappedFile mapped(file);
+  std::array<char, 17> text{};
+  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(XXH3_64bits(mapped.bytes().data(), mapped.bytes().size())));
+  return text.data();
+}
+
+std::vector<fs::path> files_below(const fs::path& directory) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (entry.is_regular_file() && entry.path().filename() != kManifest) files.push_back(entry.path().lexically_relative(directory));
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+void write_manifest(const fs::path& directory, int64_t step) {
+  Json files = Json::object();
+  for (const fs::path& file : files_below(directory)) {
+    files[file.string()] = {{"bytes", fs::file_size(directory / file)}, {"xxh3", checksum(directory / file)}};
+  }
+  const Json manifest = {{"format", 1}, {"step", step}, {"files", std::move(files)}};
+  write_file_atomically(directory / kManifest, manifest.dump(2) + "\n");
+}
+
+bool verifies(const fs::path& directory) {
+  try {
+    const std::string file = (directory / kManifest).string();
+    const Json json = read_json_file(file, 16 << 20);
+    const JsonObject listed = JsonObject(json, file).object("files");
+    if (files_below(directory).size() != listed.json().size()) return false;
+    for (const auto& [name, unused] : listed.json().items()) {
+      const JsonObject entry = listed.object(name);
+      if (static_cast<int64_t>(fs::file_size(directory / name)) != entry.integer("bytes", 0, INT64_MAX)) return false;
+      if (checksum(directory / name) != entry.string("xxh3")) return false;
+    }
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+// The steps of checkpoints/step-N, newest first.
+std::vector<CheckpointPlace> list_checkpoints(const fs::path& directory) {
+  std::vector<CheckpointPlace> found;
+  if (!fs::exists(directory)) return found;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("step-")) continue;
+    int64_t step = 0;
+    const auto [end, error] = std::from_chars(name.data() + 5, name.data() + name.size(), step);
+    if (error == std::errc() && end == name.data() + name.size()) found.push_back({step, entry.path()});
+  }
+  std::sort(found.begin(), found.end(), [](const CheckpointPlace& a, const CheckpointPlace& b) { return a.step > b.step; });
+  return found;
+}
+
+// Nothing, or only the lock of a run that ended before it began.
+bool holds_nothing(const fs::path& directory) {
+  return std::all_of(fs::directory_iterator(directory), fs::directory_iterator(), [](const fs::directory_entry& entry) { return entry.path().filename() == kLock; });
+}
+
+void remove_leftovers(const fs::path& directory) {
+  if (!fs::exists(directory)) return;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (entry.path().filename().string().find(".tmp-") != std::string::npos) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& leftover : leftovers) fs::remove_all(leftover);
+}
+
+}  // namespace
+
+RunDirectory::RunDirectory(const std::string& path, bool resume) : path_(path) {
+  const auto refuse = [&](const std::string& problem, const std::string& hint) {
+    throw Error(ErrorKind::Config, Diagnostic{path_.string(), 0, 0, "output.dir", problem, hint});
+  };
+  if (fs::exists(path_) && !fs::is_directory(path_)) refuse("expected a directory, got a file", "choose another output.dir");
+  if (!resume && fs::exists(path_) && !holds_nothing(path_)) refuse("is not empty", "--resume continues that run; another output.dir keeps it");
+  std::error_code error;
+  fs::create_directories(path_, error);
+  if (error) refuse("cannot be created: " + error.message(), "");
+  lock_ = std::make_unique<FileLock>(path_ / kLock);
+  remove_leftovers(path_);
+  remove_leftovers(path_ / "checkpoints");
+  if (has("metrics.jsonl")) metrics_bytes_ = fs::file_size(path_ / "metrics.jsonl");
+}
+
+void RunDirectory::write_recipe(const std::string& yaml) { write_file_atomically(path_ / "recipe.yaml", yaml); }
+
+std::optional<std::string> RunDirectory::recipe_text() const {
+  if (!has("recipe.yaml")) return std::nullopt;
+  return read_file(path_ / "recipe.yaml", 1 << 20);
+}
+
+void RunDirectory::append_metrics(const Json& line) {
+  const std::string text = line.dump() + "\n";
+  const fs::path file = path_ / "metrics.jsonl";
+  const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  const ssize_t written = descriptor < 0 ? -1 : ::write(descriptor, text.data(), text.size());
+  const int error = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (written != static_cast<ssize_t>(text.size())) {
+    const bool full = written >= 0 || error == ENOSPC || error == EDQUOT;
+    throw Error(full ? ErrorKind::Resource : ErrorKind::Run, Diagnostic{file.string(), 0, 0, "", std::string("cannot write: ") + std::strerror(full ? ENOSPC : error), ""});
+  }
+  metrics_bytes_ += text.size();
+}
+
+void RunDirectory::truncate_metrics(uint64_t bytes) {
+  if (has("metrics.jsonl") && fs::file_size(path_ / "metrics.jsonl") > bytes) fs::resize_file(path_ / "metrics.jsonl", bytes);
+  metrics_bytes_ = bytes;
+}
+
+void RunDirectory::publish_checkpoint(int64_t step, int64_t keep, const std::function<void(const fs::path&)>& fill) {
+  const fs::path directory = path_ / "checkpoints";
+  fs::create_directories(directory);
+  const fs::path target = directory / ("step-" + std::to_string(step));
+  if (fs::exists(target)) fs::remove_all(target);
+  publish_directory(target, [&](const fs::path& temporary) {
+    fill(temporary);
+    write_manifest(temporary, step);
+  });
+  const auto all = list_checkpoints(directory);
+  for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) fs::remove_all(all[i].path);
+}
+
+std::optional<CheckpointPlace> RunDirectory::newest_checkpoint(std::vector<std::string>& damaged) const {
+  for (const CheckpointPlace& place : list_checkpoints(path_ / "checkpoints")) {
+    if (verifies(place.path)) return place;
+    damaged.push_back(place.path.string());
+  }
+  return std::nullopt;
+}
+
+void RunDirectory::publish(const std::string& name, const std::function<void(const fs::path&)>& fill) {
+  const fs::path target = path_ / name;
+  if (fs::exists(target)) fs::remove_all(target);
+  publish_directory(target, fill);
+}
+
+}  // namespace lathe::train

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lathe/base/files.h"
+#include "lathe/base/json.h"
+
+namespace lathe::train {
+
+/// A checkpoint that is whole: its manifest's sizes and checksums hold.
+struct CheckpointPlace {
+  int64_t step = 0;
+  std::filesystem::path path;
+};
+
+/// A run's directory: recipe.yaml, metrics.jsonl, checkpoints/step-N/, adapter/ or model/, lock. Held by one process at a time.
+class RunDirectory {
+ public:
+  /// Throws Error{Config} when the directory holds anything and `resume` is false, or when another process holds it.
+  RunDirectory(const std::string& path, bool resume);
+
+  const std::filesystem::path& path() const { return path_; }
+
+  void write_recipe(const std::string& yaml);
+  /// The recipe that the run was started with, if there is one.
+  std::optional<std::string> recipe_text() const;
+
+  /// Appends one line to metrics.jsonl and flushes it to the kernel.
+  void append_metrics(const Json& line);
+  uint64_t metrics_bytes() const { return metrics_bytes_; }
+  /// Cuts metrics.jsonl to what a checkpoint knew.
+  void truncate_metrics(uint64_t bytes);
+
+  /// Publishes checkpoints/step-N atomically: `fill` writes the files, a manifest with sizes and checksums is added. Then removes
+  /// all but the newest `keep`.
+  void publish_checkpoint(int64_t step, int64_t keep, const std::function<void(const std::filesystem::path&)>& fill);
+  /// The newest checkpoint whose manifest verifies; damaged ones are passed over and named in `damaged`.
+  std::optional<CheckpointPlace> newest_checkpoint(std::vector<std::string>& damaged) const;
+
+  /// Publishes a directory of results (adapter, model), replacing an older one.
+  void publish(const std::string& name, const std::function<void(const std::filesystem::path&)>& fill);
+  bool has(const std::string& name) const { return std::filesystem::exists(path_ / name); }
+
+ private:
+  std::filesystem::path path_;
+  std::unique_ptr<FileLock> lock_;
+  uint64_t metrics_bytes_ = 0;
+};
+
+}  // namespace lathe::train

@@ -1,0 +1,10 @@
+#pragma once
+
+namespace lathe::train {
+
+/// SIGINT and SIGTERM ask for a stop at the next safe place; a second one ends the process at once, which harms nothing on disk.
+/// Also unblocks both: they may have been blocked while LibTorch was loading.
+void install_stop_handlers();
+bool stop_requested();
+
+}  // namespace lathe::train
