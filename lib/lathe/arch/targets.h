@@ -18,11 +18,12 @@ struct Target {
 
 /// The layers that `config` means among `linears`, in their order, by PEFT's rules:
 ///   target_modules   a string matches whole paths (Python's re.fullmatch); a list matches a path that equals an item
-///   or ends with
-///                    "." + item; "all-linear": every layer but the head; absent: the family's default
+///   or
+///                    ends with "." + item; "all-linear": every layer but the head; absent: the family's default
 ///   exclude_modules  the same rule, tested first
-///   modules_to_save  always wins over targets
+///   modules_to_save  and what is inside of them is never a target; with task_type SEQ_CLS the head is among them
 ///   rank_pattern, alpha_pattern   the first key whose `(.*\.)?(KEY)$` matches from the start of the path
+/// Regular expressions are PCRE2's, which reads what Python's re reads, with limits on the work of a match.
 /// Throws Error{Config} with `place` when nothing matches, when a regular expression is malformed or runs too long,
 /// and, with `every_name` (for what a user wrote: PEFT itself lets it pass), when an item of target_modules matches
 /// nothing.

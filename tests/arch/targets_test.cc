@@ -1,0 +1,121 @@
+#include "lathe/arch/targets.h"
+
+#include "arch/tiny_bert.h"
+#include "expect_error.h"
+
+namespace lathe::arch {
+namespace {
+
+using formats::AdapterConfig;
+using formats::TargetModules;
+using testing::error_text;
+using testing::golden;
+using ::testing::HasSubstr;
+using testing::read_config;
+using testing::tiny_bert_config;
+
+using Names = std::vector<std::string>;
+
+const Diagnostic kPlace{"r.yaml", 3, 5, "adapter.target_modules", "", ""};
+
+std::vector<Target> match(const AdapterConfig& config, bool every_name = false) {
+  const Arch arch = read_config(tiny_bert_config()).arch;
+  return match_targets(classifier_linears(arch, 3), config, arch, kPlace, every_name);
+}
+
+AdapterConfig with_targets(const TargetModules& targets) {
+  AdapterConfig config;
+  config.target_modules = targets;
+  return config;
+}
+
+std::string refusal(const AdapterConfig& config, bool every_name = false) {
+  return error_text(ErrorKind::Config, [&] { match(config, every_name); });
+}
+
+std::optional<TargetModules> read_rule(const Json& rule, const char* key) {
+  if (!rule.contains(key)) return std::nullopt;
+  if (rule[key].is_string()) return rule[key].get<std::string>();
+  return rule[key].get<Names>();
+}
+
+std::vector<formats::Pattern> read_patterns(const Json& rule, const char* key) {
+  std::vector<formats::Pattern> patterns;
+  if (!rule.contains(key)) return patterns;
+  for (const auto& [pattern, value] : rule[key].items()) patterns.emplace_back(pattern, value.get<double>());
+  return patterns;
+}
+
+TEST(MatchTargets, MatchesWhatPeftMatches) {
+  const Json rules = read_json_file(golden("formats/targets.json"));
+  EXPECT_GE(rules.size(), 20U);
+  for (const Json& rule : rules) {
+    AdapterConfig config;
+    config.task_type = "SEQ_CLS";
+    config.r = 8;
+    config.lora_alpha = 16;
+    config.target_modules = read_rule(rule, "target_modules");
+    config.exclude_modules = read_rule(rule, "exclude_modules");
+    if (rule.contains("modules_to_save")) config.modules_to_save = rule["modules_to_save"].get<Names>();
+    config.rank_pattern = read_patterns(rule, "rank_pattern");
+    config.alpha_pattern = read_patterns(rule, "alpha_pattern");
+    Json matched = Json::array();
+    for (const Target& target : match(config)) {
+      matched.push_back({target.linear.path, target.rank, static_cast<int64_t>(target.alpha)});
+    }
+    EXPECT_EQ(matched, rule["matched"]) << rule["name"];
+  }
+}
+
+TEST(MatchTargets, RefusesTargetsThatMatchNothing) {
+  const std::string known = "known: query, key, value, dense, classifier)";
+  EXPECT_EQ(refusal(with_targets(Names{"q_proj"})),
+            "r.yaml:3:5: adapter.target_modules: the list matches no linear layer of the model (" + known);
+  EXPECT_EQ(refusal(with_targets(std::string("quer"))),
+            "r.yaml:3:5: adapter.target_modules: \"quer\" matches no linear layer of the model (did you mean query? " +
+                known);
+  EXPECT_THAT(refusal(with_targets(Names{})), HasSubstr("the list matches no linear layer"));
+  AdapterConfig config = with_targets(Names{"query"});
+  config.exclude_modules = Names{"query"};
+  EXPECT_THAT(refusal(config), HasSubstr("the list matches no linear layer"));
+}
+
+TEST(MatchTargets, NamesTheItemThatMatchesNothing) {
+  const AdapterConfig config = with_targets(Names{"query", "valeu"});
+  EXPECT_EQ(match(config, false).size(), 2U);
+  EXPECT_EQ(refusal(config, true),
+            "r.yaml:3:5: adapter.target_modules: \"valeu\" matches no linear layer of the model (did you mean value? "
+            "known: query, key, value, dense, classifier)");
+}
+
+TEST(MatchTargets, NamesTheMistakeInARegex) {
+  EXPECT_EQ(refusal(with_targets(std::string("(query"))),
+            "r.yaml:3:5: adapter.target_modules: target_modules: expected a regular expression: missing closing "
+            "parenthesis at character 7, got \"(query\"");
+  AdapterConfig config = with_targets(Names{"query"});
+  config.alpha_pattern = {{"a)(", 1}, {"[", 1}};
+  EXPECT_THAT(refusal(config), HasSubstr("alpha_pattern: expected a regular expression: "));
+  config.alpha_pattern.clear();
+  config.exclude_modules = std::string("\xFF");
+  EXPECT_THAT(refusal(config), HasSubstr("exclude_modules: expected a regular expression: UTF-8 error"));
+  EXPECT_THAT(refusal(with_targets(std::string(10001, 'a'))),
+              HasSubstr("expected a regular expression of at most 10000 bytes"));
+}
+
+TEST(MatchTargets, StopsRegexesThatWouldRunForever) {
+  for (const char* regex : {"(.+)+[!?]", "(([a-z0-9]|[._])+)+[!?]", "(.*)*(?:(?=(.*))\\2.)*[!?]", "(?:.|(?R))*[!?]"}) {
+    EXPECT_THAT(refusal(with_targets(std::string(regex))),
+                HasSubstr("target_modules: expected a regular expression that matches in bounded time: "));
+  }
+}
+
+TEST(MatchesModuleName, MatchesWholeComponentsOnly) {
+  EXPECT_TRUE(matches_module_name("a.b.query", "query"));
+  EXPECT_TRUE(matches_module_name("query", "query"));
+  EXPECT_TRUE(matches_module_name("a.b.query", "b.query"));
+  EXPECT_FALSE(matches_module_name("a.b.subquery", "query"));
+  EXPECT_FALSE(matches_module_name("a.query.b", "query"));
+}
+
+}  // namespace
+}  // namespace lathe::arch
