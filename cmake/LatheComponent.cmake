@@ -7,7 +7,8 @@
 
 add_library(lathe_warnings INTERFACE)
 target_compile_options(lathe_warnings INTERFACE -Wall -Wextra -Wpedantic
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>  # GCC 12 reports std::string's own concatenation (GCC bug 105651)
+  # GCC 12 reports std::string's own concatenation (GCC bug 105651).
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict;-Wno-stringop-overflow>
   $<$<BOOL:${LATHE_DEVELOPER}>:-Werror>)
 
 if(LATHE_TORCH)

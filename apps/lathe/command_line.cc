@@ -1,0 +1,121 @@
+#include "command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+
+#include "console.h"
+#include "lathe/base/text.h"
+
+namespace lathe::app {
+namespace {
+
+constexpr std::array<const char*, 4> kTorchVerbs = {"train", "eval", "predict", "logits"};
+
+class Parser {
+ public:
+  explicit Parser(CommandLine& line) : line_(line) {
+    app_.require_subcommand(0, 1);
+    app_.get_formatter()->column_width(34);
+    app_.footer("\nExample: lathe train quickstart training.batch_size=8\nEach verb has its own --help.");
+    app_.add_flag("--debug", line_.debug, "Show where an internal error came from");
+    app_.set_version_flag("--version", "lathe " LATHE_VERSION);
+    add_recipe_verbs();
+    add_model_verbs();
+    add_file_verbs();
+  }
+
+  std::optional<int> parse(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::Success& success) {
+      app_.exit(success, std::cout, std::cerr);
+      return 0;
+    } catch (const CLI::ParseError& error) {
+      print_error(printable(error.what()) + " (see lathe --help)");
+      return 2;
+    }
+    if (app_.get_subcommands().empty()) {
+      print_result(app_.help());
+      return 0;
+    }
+    line_.verb = app_.get_subcommands().front()->get_name();
+    return std::nullopt;
+  }
+
+ private:
+  CLI::App* verb(const char* name, const char* description, const char* example) {
+    CLI::App* sub = app_.add_subcommand(name, description);
+    sub->footer(std::string("\nExample: ") + example);
+    return sub;
+  }
+  void add_overrides(CLI::App* sub) { sub->add_option("OVERRIDES", line_.overrides, "key=value or ~key, for example optimizer.lr=1e-3"); }
+  void add_recipe(CLI::App* sub, const char* what = "A recipe file or the name of a ready recipe") { sub->add_option("RECIPE", line_.recipe, what)->required(); }
+  void add_model(CLI::App* sub) {
+    sub->add_option("--model", line_.model, "Model directory, or hf:org/name in the local cache")->required();
+    sub->add_option("--adapter", line_.adapter, "Adapter directory (PEFT's format)");
+  }
+
+  void add_recipe_verbs() {
+    CLI::App* train = verb("train", "Train as a recipe says", "lathe train quickstart output.dir=runs/first");
+    add_recipe(train);
+    add_overrides(train);
+    train->add_flag("--resume", line_.resume, "Go on from the run directory's newest checkpoint");
+    CLI::App* validate = verb("validate", "Check a recipe, and the checkpoint's headers", "lathe validate my.yaml --data");
+    add_recipe(validate);
+    add_overrides(validate);
+    validate->add_flag("--data", line_.data, "Also read the data and the tokenizer");
+    CLI::App* eval = verb("eval", "Evaluate a recipe's model or a finished run on data.eval", "lathe eval runs/quickstart data.eval=test.jsonl --json");
+    add_recipe(eval, "A recipe, or a run directory");
+    add_overrides(eval);
+    eval->add_flag("--json", line_.json, "One JSON object");
+    verb("ls", "List the ready recipes", "lathe ls");
+    CLI::App* show = verb("show", "Print a ready recipe, or every key of a recipe", "lathe show --schema");
+    show->add_option("NAME", line_.recipe, "Name of a ready recipe");
+    show->add_flag("--schema", line_.schema, "Every key: type, default, meaning");
+    CLI::App* cp = verb("cp", "Copy a ready recipe to a file", "lathe cp text/classify_jsonl my.yaml");
+    cp->add_option("NAME", line_.recipe, "Name of a ready recipe")->required();
+    cp->add_option("DEST", line_.destination, "File to write; must not exist")->required();
+  }
+
+  void add_model_verbs() {
+    CLI::App* predict = verb("predict", "Label texts with a trained classifier",
+                             "lathe predict --model DIR --adapter runs/quickstart/adapter --text 'You have won'");
+    add_model(predict);
+    CLI::Option* text = predict->add_option("--text", line_.text, "One text");
+    predict->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")->excludes(text);
+    predict->add_flag("--json", line_.json, "One JSON object per text");
+    CLI::App* logits = verb("logits", "Write a model's logits to a safetensors file", "lathe logits --model DIR --text Hello --out logits.safetensors");
+    add_model(logits);
+    CLI::Option* ids = logits->add_option("--ids", line_.ids, "Token ids, separated by commas");
+    CLI::Option* logits_text = logits->add_option("--text", line_.text, "One text")->excludes(ids);
+    logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")->excludes(ids)->excludes(logits_text);
+    logits->add_option("--out", line_.out, "File to write")->required();
+    logits->add_flag("--truncate", line_.truncate, "Cut texts that are longer than the model allows");
+    logits->add_option("--compute", line_.compute, "Type of the products")->check(CLI::IsMember({"float32"}));
+  }
+
+  void add_file_verbs() {
+    CLI::App* tokenize = verb("tokenize", "Print the ids of texts, one JSON array per line", "lathe tokenize --model DIR --jsonl texts.jsonl");
+    tokenize->add_option("--model", line_.model, "Model directory with tokenizer.json")->required();
+    tokenize->add_option("--jsonl", line_.jsonl, "A file with the field text on each line (with --decode: an array of ids)")->required();
+    tokenize->add_flag("--no-special", line_.no_special, "Without [CLS], [SEP] and the like");
+    tokenize->add_flag("--decode", line_.decode, "From ids to text, special tokens kept");
+    CLI::App* inspect = verb("inspect", "Show a safetensors file, a model, an adapter or a run", "lathe inspect runs/quickstart/adapter");
+    inspect->add_option("PATH", line_.recipe, "File or directory")->required();
+    inspect->add_flag("--json", line_.json, "One JSON object");
+    CLI::App* doctor = verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");
+    doctor->add_flag("--json", line_.json, "One JSON object");
+  }
+
+  CommandLine& line_;
+  CLI::App app_{"Lathe: native fine-tuning from YAML recipes", "lathe"};
+};
+
+}  // namespace
+
+std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line) { return Parser(line).parse(argc, argv); }
+
+bool needs_torch(const std::string& verb) { return std::find(kTorchVerbs.begin(), kTorchVerbs.end(), verb) != kTorchVerbs.end(); }
+
+}  // namespace lathe::app

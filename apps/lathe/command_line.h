@@ -1,0 +1,34 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lathe::app {
+
+/// What the user asked for: one verb and its options. Both programs parse the same words.
+struct CommandLine {
+  std::string verb;
+  std::string recipe;                  ///< a recipe, a run directory, a path or a name: the verb's first word
+  std::vector<std::string> overrides;  ///< key=value, ~key
+  std::string destination;             ///< cp
+  std::string model, adapter;
+  std::string ids, text, jsonl, out;
+  std::string compute = "float32";
+  bool resume = false;
+  bool data = false;
+  bool json = false;
+  bool schema = false;
+  bool truncate = false;
+  bool decode = false;
+  bool no_special = false;
+  bool debug = false;
+};
+
+/// Parses argv. Prints help (exit code 0) or a usage error (2) and returns that code; nothing when there is a verb to run.
+std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line);
+
+/// Whether the verb is run by lathe-torch.
+bool needs_torch(const std::string& verb);
+
+}  // namespace lathe::app

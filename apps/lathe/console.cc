@@ -1,0 +1,43 @@
+#include "console.h"
+
+#include <unistd.h>
+
+#include <iostream>
+#include <new>
+
+#include "lathe/base/text.h"
+
+namespace lathe::app {
+
+void print_result(const std::string& text) {
+  std::cout << text;
+  std::cout.flush();
+}
+
+void print_error(const std::string& message) { std::cerr << "error: " + message + "\n"; }
+void print_warning(const std::string& message) { std::cerr << "warning: " + printable(message) + "\n"; }
+void print_note(const std::string& message) { std::cerr << printable(message) + "\n"; }
+
+bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
+
+int report(const Error& error) {
+  for (const Diagnostic& diagnostic : error.diagnostics()) print_error(printable(diagnostic.to_string()));
+  return error.exit_code();
+}
+
+int run_reporting(const std::function<int()>& action, const std::function<int(const std::exception&)>& other) {
+  try {
+    return action();
+  } catch (const Error& error) {
+    return report(error);
+  } catch (const std::bad_alloc&) {
+    print_error("not enough memory");
+    return static_cast<int>(ErrorKind::Resource);
+  } catch (const std::exception& error) {
+    if (const int code = other ? other(error) : -1; code >= 0) return code;
+    print_error("internal error: " + printable(error.what()) + " (please report it with the output of lathe doctor)");
+    return static_cast<int>(ErrorKind::Internal);
+  }
+}
+
+}  // namespace lathe::app

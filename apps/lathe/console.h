@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "lathe/base/error.h"
+
+namespace lathe::app {
+
+/// Results go to stdout; everything else to stderr, with control characters escaped.
+void print_result(const std::string& text);
+void print_error(const std::string& message);
+void print_warning(const std::string& message);
+void print_note(const std::string& message);
+
+bool stderr_is_terminal();
+
+/// Prints one "error: ..." line per diagnostic and returns the exit code.
+int report(const Error& error);
+
+/// Runs `action` and turns what it throws into lines on stderr and an exit code. `other` may handle further kinds of exception: it
+/// returns a code, or -1 for "not mine".
+int run_reporting(const std::function<int()>& action, const std::function<int(const std::exception&)>& other = {});
+
+}  // namespace lathe::app

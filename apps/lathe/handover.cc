@@ -1,0 +1,46 @@
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "console.h"
+#include "lathe/base/error.h"
+#include "verbs.h"
+
+namespace lathe::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kProgram = "lathe-torch";
+// Read by the C library only at start: large pages save the page faults of big temporaries, about 8 % of a step.
+constexpr const char* kTunables = "glibc.malloc.hugetlb=1";
+
+}  // namespace
+
+std::string torch_program() {
+  const fs::path folder = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const fs::path& candidate : {folder / kProgram, folder.parent_path() / "libexec/lathe" / kProgram}) {
+    if (fs::exists(candidate)) return candidate.string();
+  }
+  throw Error(ErrorKind::Internal, Diagnostic{(folder / kProgram).string(), 0, 0, "", "no such program", "the installation is not whole: build or install Lathe again"});
+}
+
+int hand_over(char** argv) {
+  const std::string program = torch_program();
+  ::setenv("GLIBC_TUNABLES", kTunables, 0);
+  // Held back until lathe-torch has its handlers: a Ctrl-C while LibTorch loads is not lost.
+  sigset_t stops;
+  sigemptyset(&stops);
+  sigaddset(&stops, SIGINT);
+  sigaddset(&stops, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &stops, nullptr);
+  ::execv(program.c_str(), argv);
+  print_error(program + ": cannot start: " + std::strerror(errno));
+  return static_cast<int>(ErrorKind::Internal);
+}
+
+}  // namespace lathe::app

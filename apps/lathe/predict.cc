@@ -1,0 +1,35 @@
+#include <ATen/ops/softmax.h>
+
+#include <algorithm>
+
+#include "console.h"
+#include "lathe/base/error.h"
+#include "lathe/base/json.h"
+#include "lathe/base/text.h"
+#include "texts.h"
+#include "torch_verbs.h"
+
+namespace lathe::app {
+int run_predict(const CommandLine& line) {
+  if (line.text.empty() == line.jsonl.empty()) {
+    throw Error(ErrorKind::Config, Diagnostic{"lathe predict", 0, 0, "", "expected --text or --jsonl", ""});
+  }
+  const train::Classifier classifier = train::load_classifier(line.model, line.adapter);
+  const auto encodings = encode_inputs(line, classifier, /*truncate=*/true);
+  for (size_t first = 0; first < encodings.size(); first += kInferenceBatchSize) {
+    const std::vector<text::Encoding> batch(encodings.begin() + static_cast<ptrdiff_t>(first),
+                                            encodings.begin() + static_cast<ptrdiff_t>(std::min(first + kInferenceBatchSize, encodings.size())));
+    const at::Tensor probabilities = at::softmax(train::predict_logits(classifier, batch), 1);
+    for (int64_t i = 0; i < probabilities.size(0); ++i) {
+      Json by_label = Json::object();
+      for (size_t label = 0; label < classifier.labels.size(); ++label) {
+        by_label[classifier.labels[label]] = probabilities[i][static_cast<int64_t>(label)].item<float>();
+      }
+      const std::string& best = classifier.labels[static_cast<size_t>(probabilities[i].argmax().item<int64_t>())];
+      print_result(line.json ? Json{{"label", best}, {"probabilities", by_label}}.dump() + "\n" : printable(best) + "  " + printable(by_label.dump()) + "\n");
+    }
+  }
+  return 0;
+}
+
+}  // namespace lathe::app

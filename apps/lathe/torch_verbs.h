@@ -1,0 +1,15 @@
+#pragma once
+
+#include "command_line.h"
+
+/// The verbs of lathe-torch. Each returns an exit code or throws.
+namespace lathe::app {
+
+int run_train(const CommandLine& line);
+int run_eval(const CommandLine& line);
+int run_predict(const CommandLine& line);
+int run_logits(const CommandLine& line);
+/// What only a process with LibTorch knows, as one JSON line for `lathe doctor`.
+int run_torch_doctor(const CommandLine& line);
+
+}  // namespace lathe::app
