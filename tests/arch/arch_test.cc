@@ -2,12 +2,14 @@
 
 #include "arch/tiny_bert.h"
 #include "expect_error.h"
+#include "formats/mutations.h"
 
 namespace lathe::arch {
 namespace {
 
 using testing::error_text;
 using ::testing::HasSubstr;
+using testing::mutated;
 using testing::read_config;
 using testing::TemporaryDirectory;
 using testing::tiny_bert;
@@ -93,6 +95,24 @@ TEST(ReadModelConfig, RefusesImpossibleSizes) {
   const std::string path = directory.write("config.json", config.dump());
   EXPECT_THAT(error_text(ErrorKind::Data, [&] { read_model_config(path); }),
               HasSubstr("hidden_size: expected an integer from 1 to 16777216, got nothing"));
+}
+
+TEST(ReadModelConfig, RefusesOrChecksAThousandMutations) {
+  const std::string original = tiny_bert_config().dump(1);
+  const TemporaryDirectory directory;
+  int accepted = 0;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    const std::string path = directory.write("config.json", mutated(mutated(original, make_key(i, 1)), make_key(i, 2)));
+    try {
+      const auto bert = std::get<BertArch>(read_model_config(path).arch);
+      ++accepted;
+      ASSERT_TRUE(bert.hidden_size > 0 && bert.hidden_size % bert.num_attention_heads == 0);
+    } catch (const Error& error) {
+      ASSERT_EQ(error.kind(), ErrorKind::Data) << error.what();
+    }
+  }
+  EXPECT_GT(accepted, 30);
+  EXPECT_LT(accepted, 700);
 }
 
 TEST(OverrideDropout, ReachesEveryDropout) {

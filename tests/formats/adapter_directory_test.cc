@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "expect_error.h"
+#include "formats/mutations.h"
 #include "golden.h"
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
@@ -14,6 +15,7 @@ namespace {
 using testing::error_text;
 using testing::golden;
 using ::testing::HasSubstr;
+using testing::mutated;
 using testing::TemporaryDirectory;
 
 using Names = std::vector<std::string>;
@@ -117,6 +119,24 @@ TEST(ReadAdapterConfig, RefusesWrongTypesAndRanges) {
   const TemporaryDirectory empty;
   EXPECT_THAT(error_text(ErrorKind::Data, [&] { read_adapter_config(empty.path().string()); }),
               HasSubstr("adapter_config.json: no such file (an adapter directory holds"));
+}
+
+TEST(ReadAdapterConfig, RefusesOrRoundTripsAThousandMutations) {
+  const std::string original = read_file(golden("formats/peft_adapter/adapter_config.json"), 1 << 16);
+  const TemporaryDirectory directory;
+  int accepted = 0;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    directory.write("adapter_config.json", mutated(mutated(original, make_key(i, 1)), make_key(i, 2)));
+    try {
+      const std::string text = adapter_config_text(read_adapter_config(directory.path().string()));
+      ++accepted;
+      ASSERT_EQ(adapter_config_text(read(text)), text);
+    } catch (const Error& error) {
+      ASSERT_EQ(error.kind(), ErrorKind::Data) << error.what();
+    }
+  }
+  EXPECT_GT(accepted, 30);
+  EXPECT_LT(accepted, 500);
 }
 
 TEST(AdapterConfigText, ReadsBackAsItWasAndSortsItsKeys) {

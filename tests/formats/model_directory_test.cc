@@ -5,7 +5,9 @@
 #include <optional>
 
 #include "expect_error.h"
+#include "formats/mutations.h"
 #include "formats/safetensors_bytes.h"
+#include "lathe/base/files.h"
 #include "temporary_directory.h"
 
 namespace lathe::formats {
@@ -15,6 +17,7 @@ using ::testing::AllOf;
 using ::testing::EndsWith;
 using testing::error_text;
 using ::testing::HasSubstr;
+using testing::mutated;
 using testing::safetensors_bytes;
 using testing::TemporaryDirectory;
 
@@ -97,6 +100,22 @@ TEST_F(ShardedModel, NamesEveryTensorThatIndexAndShardsDisagreeOn) {
 TEST_F(ShardedModel, NeedsEveryShard) {
   std::filesystem::remove(directory_ / kShard2);
   EXPECT_THAT(open_refusal(), EndsWith(std::string(kShard2) + ": no such file (" + kIndexName + " names this shard)"));
+}
+
+TEST_F(ShardedModel, RefusesOrReadsAThousandMutationsOfTheIndex) {
+  const std::string original = read_file(directory_ / kIndexName, 1 << 16);
+  int accepted = 0;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    directory_.write(kIndexName, mutated(original, make_key(i)));
+    try {
+      EXPECT_EQ(ModelDirectory::open(directory_.path().string()).tensors().size(), 3U);
+      ++accepted;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.kind(), ErrorKind::Data) << error.what();
+    }
+  }
+  EXPECT_GT(accepted, 30);
+  EXPECT_LT(accepted, 500);
 }
 
 TEST_F(ShardedModel, RefusesAnIndexWithoutTensors) {

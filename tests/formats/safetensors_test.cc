@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "expect_error.h"
+#include "formats/mutations.h"
 #include "formats/safetensors_bytes.h"
 #include "golden.h"
 #include "lathe/base/files.h"
@@ -17,6 +18,7 @@ using ::testing::AllOf;
 using testing::error_text;
 using testing::golden;
 using ::testing::HasSubstr;
+using testing::mutated;
 using testing::safetensors_bytes;
 using ::testing::StartsWith;
 using testing::TemporaryDirectory;
@@ -235,48 +237,6 @@ TEST(TensorLabel, BoundsWhatAMessageQuotes) {
   EXPECT_LT(refusal(safetensors_bytes("{\"" + std::string(1 << 20, 'n') + "\":null}", 0)).size(), 300U);
 }
 
-// One change: a byte flipped, a piece removed, doubled or overwritten, a number of the JSON replaced.
-std::string mutated(std::string bytes, uint64_t key) {
-  auto draw = [&, n = uint64_t{0}](size_t bound) mutable { return random_bits(key, n++) % bound; };
-  const size_t at = draw(4) == 0 ? draw(bytes.size()) : 8 + draw(std::min<size_t>(bytes.size() - 8, 1200));
-  const size_t length = std::min<size_t>(1 + draw(12), bytes.size() - at);
-  constexpr std::string_view kPieces[] = {"0",
-                                          "-1",
-                                          "18446744073709551615",
-                                          "9223372036854775807",
-                                          "4294967296",
-                                          "\"",
-                                          "{",
-                                          "}",
-                                          "[",
-                                          "]",
-                                          ",",
-                                          ":",
-                                          "null",
-                                          "1e3",
-                                          "\"F64\"",
-                                          "\\u0000"};
-  switch (draw(5)) {
-    case 0:
-      bytes[at] = static_cast<char>(bytes[at] ^ (1 << draw(8)));
-      break;
-    case 1:
-      bytes.erase(at, length);
-      break;
-    case 2:
-      bytes.insert(at, bytes.substr(at, length));
-      break;
-    case 3:
-      bytes.insert(at, kPieces[draw(std::size(kPieces))]);
-      break;
-    default:
-      if (const size_t digit = bytes.find_first_of("0123456789", at); digit != std::string::npos) {
-        bytes[digit] = static_cast<char>('0' + draw(10));
-      }
-  }
-  return bytes;
-}
-
 // Half of the mutations keep the length field true, so that they reach the JSON.
 std::string with_true_length(std::string bytes, size_t data_bytes) {
   if (bytes.size() < 8 + data_bytes) return bytes;
@@ -311,7 +271,7 @@ TEST(SafetensorsHeader, RefusesOrRoundTripsTwentyThousandMutations) {
     for (uint64_t i = 0; i < 10000; ++i) {
       std::string bytes = original;
       for (uint64_t round = 0; round <= i % 3; ++round)
-        bytes = mutated(std::move(bytes), make_key(name_key(name), i, round));
+        bytes = mutated(std::move(bytes), make_key(name_key(name), i, round), 8);
       if (i % 2 == 0) bytes = with_true_length(std::move(bytes), data_bytes);
       try {
         const SafetensorsHeader header = parse(bytes);
