@@ -134,7 +134,7 @@ struct Codec<T, std::void_t<decltype(Words<T>::kWords)>> {
   }
   static bool read(const YamlNode& node, T& value) {
     for (const auto& [known, word] : Words<T>::kWords) {
-      if (!is_plain(node) || node.text != word) continue;
+      if (node.kind != YamlNode::Kind::Scalar || node.text != word) continue;
       value = known;
       return true;
     }
