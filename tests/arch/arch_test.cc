@@ -15,7 +15,7 @@ using testing::TemporaryDirectory;
 using testing::tiny_bert;
 using testing::tiny_bert_config;
 
-std::string refusal(const Json& changes) {
+std::string config_refusal(const Json& changes) {
   const TemporaryDirectory directory;
   const std::string path = directory.write("config.json", tiny_bert_config(changes).dump());
   const std::string text = error_text(ErrorKind::Data, [&] { read_model_config(path); });
@@ -56,11 +56,11 @@ TEST(ReadModelConfig, ReadsTheFieldsThatChangeTheComputation) {
 TEST(ReadModelConfig, HasLabelsOnlyForClassifiers) {
   EXPECT_TRUE(read_config(tiny_bert_config({{"architectures", {"BertModel"}}})).labels.empty());
   EXPECT_TRUE(read_config(tiny_bert_config({{"architectures", nullptr}})).labels.empty());
-  EXPECT_EQ(refusal({{"id2label", {{"0", "a"}, {"2", "b"}}}}), "id2label.1: expected a string, got nothing");
+  EXPECT_EQ(config_refusal({{"id2label", {{"0", "a"}, {"2", "b"}}}}), "id2label.1: expected a string, got nothing");
 }
 
 TEST(ReadModelConfig, RefusesOtherComputationsByName) {
-  const auto refused = [](const char* key, const Json& value) { return refusal(Json{{key, value}}); };
+  const auto refused = [](const char* key, const Json& value) { return config_refusal(Json{{key, value}}); };
   EXPECT_EQ(refused("model_type", "t5"), "model_type: \"t5\" is not supported yet (supported: bert)");
   EXPECT_EQ(refused("position_embedding_type", "relative_key"),
             "position_embedding_type: \"relative_key\" is not supported (supported: absolute)");
@@ -78,17 +78,17 @@ TEST(ReadModelConfig, RefusesImpossibleSizes) {
                           "max_position_embeddings", "type_vocab_size"}) {
     for (const Json& value :
          {Json(0), Json(-1), Json(2.5), Json("16"), Json(uint64_t{1} << 40), Json(UINT64_MAX), Json(true)}) {
-      EXPECT_THAT(refusal(Json{{key, value}}), HasSubstr(std::string(key) + ": expected an integer from 1 to "))
+      EXPECT_THAT(config_refusal(Json{{key, value}}), HasSubstr(std::string(key) + ": expected an integer from 1 to "))
           << value;
     }
   }
-  EXPECT_EQ(refusal({{"num_attention_heads", 3}}),
+  EXPECT_EQ(config_refusal({{"num_attention_heads", 3}}),
             "hidden_size: expected a multiple of num_attention_heads = 3, got 16");
-  EXPECT_EQ(refusal({{"layer_norm_eps", 0}}), "layer_norm_eps: expected a number above 0, got 0");
-  EXPECT_EQ(refusal({{"hidden_dropout_prob", 1}}), "hidden_dropout_prob: expected a number in [0, 1), got 1");
-  EXPECT_EQ(refusal({{"attention_probs_dropout_prob", -0.5}}),
+  EXPECT_EQ(config_refusal({{"layer_norm_eps", 0}}), "layer_norm_eps: expected a number above 0, got 0");
+  EXPECT_EQ(config_refusal({{"hidden_dropout_prob", 1}}), "hidden_dropout_prob: expected a number in [0, 1), got 1");
+  EXPECT_EQ(config_refusal({{"attention_probs_dropout_prob", -0.5}}),
             "attention_probs_dropout_prob: expected a number in [0, 1), got -0.5");
-  EXPECT_EQ(refusal({{"pad_token_id", 40}}), "pad_token_id: expected an integer from 0 to 39, got 40");
+  EXPECT_EQ(config_refusal({{"pad_token_id", 40}}), "pad_token_id: expected an integer from 0 to 39, got 40");
   Json config = tiny_bert_config();
   config.erase("hidden_size");
   const TemporaryDirectory directory;

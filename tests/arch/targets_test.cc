@@ -18,7 +18,7 @@ using Names = std::vector<std::string>;
 
 const Diagnostic kPlace{"r.yaml", 3, 5, "adapter.target_modules", "", ""};
 
-std::vector<Target> match(const AdapterConfig& config, bool every_name = false) {
+std::vector<Target> match_tiny_bert(const AdapterConfig& config, bool every_name = false) {
   const Arch arch = read_config(tiny_bert_config()).arch;
   return match_targets(classifier_linears(arch, 3), config, arch, kPlace, every_name);
 }
@@ -29,8 +29,8 @@ AdapterConfig with_targets(const TargetModules& targets) {
   return config;
 }
 
-std::string refusal(const AdapterConfig& config, bool every_name = false) {
-  return error_text(ErrorKind::Config, [&] { match(config, every_name); });
+std::string target_refusal(const AdapterConfig& config, bool every_name = false) {
+  return error_text(ErrorKind::Config, [&] { match_tiny_bert(config, every_name); });
 }
 
 std::optional<TargetModules> read_rule(const Json& rule, const char* key) {
@@ -60,7 +60,7 @@ TEST(MatchTargets, MatchesWhatPeftMatches) {
     config.rank_pattern = read_patterns(rule, "rank_pattern");
     config.alpha_pattern = read_patterns(rule, "alpha_pattern");
     Json matched = Json::array();
-    for (const Target& target : match(config)) {
+    for (const Target& target : match_tiny_bert(config)) {
       matched.push_back({target.linear.path, target.rank, static_cast<int64_t>(target.alpha)});
     }
     EXPECT_EQ(matched, rule["matched"]) << rule["name"];
@@ -69,42 +69,42 @@ TEST(MatchTargets, MatchesWhatPeftMatches) {
 
 TEST(MatchTargets, RefusesTargetsThatMatchNothing) {
   const std::string known = "known: query, key, value, dense, classifier)";
-  EXPECT_EQ(refusal(with_targets(Names{"q_proj"})),
+  EXPECT_EQ(target_refusal(with_targets(Names{"q_proj"})),
             "r.yaml:3:5: adapter.target_modules: the list matches no linear layer of the model (" + known);
-  EXPECT_EQ(refusal(with_targets(std::string("quer"))),
+  EXPECT_EQ(target_refusal(with_targets(std::string("quer"))),
             "r.yaml:3:5: adapter.target_modules: \"quer\" matches no linear layer of the model (did you mean query? " +
                 known);
-  EXPECT_THAT(refusal(with_targets(Names{})), HasSubstr("the list matches no linear layer"));
+  EXPECT_THAT(target_refusal(with_targets(Names{})), HasSubstr("the list matches no linear layer"));
   AdapterConfig config = with_targets(Names{"query"});
   config.exclude_modules = Names{"query"};
-  EXPECT_THAT(refusal(config), HasSubstr("the list matches no linear layer"));
+  EXPECT_THAT(target_refusal(config), HasSubstr("the list matches no linear layer"));
 }
 
 TEST(MatchTargets, NamesTheItemThatMatchesNothing) {
   const AdapterConfig config = with_targets(Names{"query", "valeu"});
-  EXPECT_EQ(match(config, false).size(), 2U);
-  EXPECT_EQ(refusal(config, true),
+  EXPECT_EQ(match_tiny_bert(config, false).size(), 2U);
+  EXPECT_EQ(target_refusal(config, true),
             "r.yaml:3:5: adapter.target_modules: \"valeu\" matches no linear layer of the model (did you mean value? "
             "known: query, key, value, dense, classifier)");
 }
 
 TEST(MatchTargets, NamesTheMistakeInARegex) {
-  EXPECT_EQ(refusal(with_targets(std::string("(query"))),
+  EXPECT_EQ(target_refusal(with_targets(std::string("(query"))),
             "r.yaml:3:5: adapter.target_modules: target_modules: expected a regular expression: missing closing "
             "parenthesis at character 7, got \"(query\"");
   AdapterConfig config = with_targets(Names{"query"});
   config.alpha_pattern = {{"a)(", 1}, {"[", 1}};
-  EXPECT_THAT(refusal(config), HasSubstr("alpha_pattern: expected a regular expression: "));
+  EXPECT_THAT(target_refusal(config), HasSubstr("alpha_pattern: expected a regular expression: "));
   config.alpha_pattern.clear();
   config.exclude_modules = std::string("\xFF");
-  EXPECT_THAT(refusal(config), HasSubstr("exclude_modules: expected a regular expression: UTF-8 error"));
-  EXPECT_THAT(refusal(with_targets(std::string(10001, 'a'))),
+  EXPECT_THAT(target_refusal(config), HasSubstr("exclude_modules: expected a regular expression: UTF-8 error"));
+  EXPECT_THAT(target_refusal(with_targets(std::string(10001, 'a'))),
               HasSubstr("expected a regular expression of at most 10000 bytes"));
 }
 
 TEST(MatchTargets, StopsRegexesThatWouldRunForever) {
   for (const char* regex : {"(.+)+[!?]", "(([a-z0-9]|[._])+)+[!?]", "(.*)*(?:(?=(.*))\\2.)*[!?]", "(?:.|(?R))*[!?]"}) {
-    EXPECT_THAT(refusal(with_targets(std::string(regex))),
+    EXPECT_THAT(target_refusal(with_targets(std::string(regex))),
                 HasSubstr("target_modules: expected a regular expression that matches in bounded time: "));
   }
 }

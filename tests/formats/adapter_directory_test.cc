@@ -21,14 +21,14 @@ using testing::TemporaryDirectory;
 using Names = std::vector<std::string>;
 
 /// What reading an adapter_config.json of this text says, without the file's name.
-std::string refusal(const std::string& json) {
+std::string config_refusal(const std::string& json) {
   const TemporaryDirectory directory;
   const std::string prefix = directory.write("adapter_config.json", json) + ": ";
   const std::string text = error_text(ErrorKind::Data, [&] { read_adapter_config(directory.path().string()); });
   return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
 }
 
-AdapterConfig read(const std::string& json) {
+AdapterConfig read_config_text(const std::string& json) {
   const TemporaryDirectory directory;
   directory.write("adapter_config.json", json);
   return read_adapter_config(directory.path().string());
@@ -52,7 +52,7 @@ TEST(ReadAdapterConfig, ReadsWhatPeftSaved) {
 TEST(ReadAdapterConfig, TakesEveryKeyOfPeftAtItsDefault) {
   const Json defaults = read_json_file(golden("formats/peft_defaults.json"));
   EXPECT_GT(defaults.size(), 35U);
-  const AdapterConfig config = read(defaults.dump());
+  const AdapterConfig config = read_config_text(defaults.dump());
   EXPECT_EQ(config.r, 8);
   EXPECT_EQ(config.lora_alpha, 8);
   EXPECT_EQ(config.lora_dropout, 0);
@@ -60,14 +60,14 @@ TEST(ReadAdapterConfig, TakesEveryKeyOfPeftAtItsDefault) {
 }
 
 TEST(ReadAdapterConfig, HasPeftsDefaultsForAbsentKeys) {
-  const AdapterConfig config = read(R"({"peft_type": "LORA"})");
+  const AdapterConfig config = read_config_text(R"({"peft_type": "LORA"})");
   EXPECT_EQ(config.r, 8);
   EXPECT_EQ(config.lora_alpha, 8);
   EXPECT_FALSE(config.target_modules.has_value());
 }
 
 TEST(ReadAdapterConfig, KeepsARegexAndTheOrderOfPatterns) {
-  const AdapterConfig config = read(
+  const AdapterConfig config = read_config_text(
       R"({"peft_type": "LORA", "target_modules": ".*query", "exclude_modules": "x", "rank_pattern": {"z": 1, "a": 2},
           "alpha_pattern": {"b": 0.5, "a": 3}})");
   EXPECT_EQ(std::get<std::string>(config.target_modules.value()), ".*query");
@@ -78,17 +78,17 @@ TEST(ReadAdapterConfig, KeepsARegexAndTheOrderOfPatterns) {
 
 TEST(ReadAdapterConfig, RefusesWhatItCannotCompute) {
   const auto with = [](const std::string& key, const std::string& value) {
-    return refusal(R"({"peft_type":"LORA",")" + key + "\":" + value + "}");
+    return config_refusal(R"({"peft_type":"LORA",")" + key + "\":" + value + "}");
   };
   const std::string tail = " is not supported (it changes what the adapter computes; Lathe reads plain LoRA adapters)";
   for (const char* key : {"use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying", "new_key"}) {
     EXPECT_EQ(with(key, "true"), std::string(key) + ": true" + tail);
-    EXPECT_EQ(read(R"({"peft_type":"LORA",")" + std::string(key) + "\":false}").r, 8);
+    EXPECT_EQ(read_config_text(R"({"peft_type":"LORA",")" + std::string(key) + "\":false}").r, 8);
   }
   for (const char* key : {"layer_replication", "trainable_token_indices", "target_parameters", "layers_to_transform",
                           "alora_invocation_tokens"}) {
     EXPECT_EQ(with(key, "[1]"), std::string(key) + ": [...]" + tail);
-    EXPECT_EQ(read(R"({"peft_type":"LORA",")" + std::string(key) + "\":[]}").r, 8);
+    EXPECT_EQ(read_config_text(R"({"peft_type":"LORA",")" + std::string(key) + "\":[]}").r, 8);
   }
   for (const char* key : {"kasa_config", "arrow_config", "velora_config", "use_bdlora", "megatron_config"}) {
     EXPECT_EQ(with(key, "{\"k\":1}"), std::string(key) + ": {...}" + tail);
@@ -99,13 +99,13 @@ TEST(ReadAdapterConfig, RefusesWhatItCannotCompute) {
   EXPECT_EQ(with("init_lora_weights", "\"pissa\""),
             "init_lora_weights: \"pissa\" is not supported: it has changed the base's weights (in PEFT: "
             "save_pretrained(DIR, path_initial_model_for_weight_conversion=...))");
-  EXPECT_EQ(read(R"({"peft_type":"LORA","init_lora_weights":"gaussian"})").r, 8);
+  EXPECT_EQ(read_config_text(R"({"peft_type":"LORA","init_lora_weights":"gaussian"})").r, 8);
 }
 
 TEST(ReadAdapterConfig, RefusesWrongTypesAndRanges) {
-  const auto with = [](const std::string& member) { return refusal(R"({"peft_type":"LORA",)" + member + "}"); };
-  EXPECT_EQ(refusal("{}"), "peft_type: expected a string, got nothing");
-  EXPECT_EQ(refusal(R"({"peft_type":"IA3"})"), "peft_type: \"IA3\" is not supported (supported: LORA)");
+  const auto with = [](const std::string& member) { return config_refusal(R"({"peft_type":"LORA",)" + member + "}"); };
+  EXPECT_EQ(config_refusal("{}"), "peft_type: expected a string, got nothing");
+  EXPECT_EQ(config_refusal(R"({"peft_type":"IA3"})"), "peft_type: \"IA3\" is not supported (supported: LORA)");
   EXPECT_EQ(with(R"("r":0)"), "r: expected an integer from 1 to 65536, got 0");
   EXPECT_EQ(with(R"("r":3.5)"), "r: expected an integer from 1 to 65536, got 3.5");
   EXPECT_EQ(with(R"("lora_alpha":0)"), "lora_alpha: expected a number above 0, got 0");
@@ -115,7 +115,7 @@ TEST(ReadAdapterConfig, RefusesWrongTypesAndRanges) {
   EXPECT_EQ(with(R"("target_modules":["a",3])"), "target_modules: expected strings, got 3");
   EXPECT_EQ(with(R"("rank_pattern":{"q":1.5})"), "rank_pattern.q: expected an integer from 1 to 65536, got 1.5");
   EXPECT_EQ(with(R"("alpha_pattern":{"q":-1})"), "alpha_pattern.q: expected a number above 0, got -1");
-  EXPECT_EQ(refusal("[]"), "expected a JSON object, got []");
+  EXPECT_EQ(config_refusal("[]"), "expected a JSON object, got []");
   const TemporaryDirectory empty;
   EXPECT_THAT(error_text(ErrorKind::Data, [&] { read_adapter_config(empty.path().string()); }),
               HasSubstr("adapter_config.json: no such file (an adapter directory holds"));
@@ -130,7 +130,7 @@ TEST(ReadAdapterConfig, RefusesOrRoundTripsAThousandMutations) {
     try {
       const std::string text = adapter_config_text(read_adapter_config(directory.path().string()));
       ++accepted;
-      ASSERT_EQ(adapter_config_text(read(text)), text);
+      ASSERT_EQ(adapter_config_text(read_config_text(text)), text);
     } catch (const Error& error) {
       ASSERT_EQ(error.kind(), ErrorKind::Data) << error.what();
     }
@@ -153,7 +153,7 @@ TEST(AdapterConfigText, ReadsBackAsItWasAndSortsItsKeys) {
   config.rank_pattern = {{"value", 2}, {"query", 3}};
   config.alpha_pattern = {{"value", 0.5}};
   const std::string text = adapter_config_text(config);
-  const AdapterConfig again = read(text);
+  const AdapterConfig again = read_config_text(text);
   EXPECT_EQ(adapter_config_text(again), text);
   EXPECT_EQ(again.rank_pattern, config.rank_pattern);
   EXPECT_EQ(again.exclude_modules, config.exclude_modules);

@@ -25,7 +25,7 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kShard1 = "model-00001-of-00002.safetensors";
 constexpr const char* kShard2 = "model-00002-of-00002.safetensors";
 
-std::string refusal(const std::string& path) {
+std::string model_refusal(const std::string& path) {
   return error_text(ErrorKind::Data, [&] { ModelDirectory::open(path); });
 }
 
@@ -44,7 +44,7 @@ class ShardedModel : public ::testing::Test {
   void write_map(const std::string& map) {
     directory_.write(kIndexName, R"({"metadata":{"total_size":44},"weight_map":{)" + map + "}}");
   }
-  std::string open_refusal() { return refusal(directory_.path().string()); }
+  std::string open_refusal() { return model_refusal(directory_.path().string()); }
 
   TemporaryDirectory directory_;
 };
@@ -130,19 +130,20 @@ TEST_F(ShardedModel, RefusesAnIndexWithoutTensors) {
 TEST(ModelDirectory, SaysWhatIsMissing) {
   const TemporaryDirectory directory;
   const std::string path = directory.path().string();
-  EXPECT_EQ(refusal(path + "/none"), path + "/none: no such directory");
-  EXPECT_EQ(refusal(path), path + "/config.json: no such file (a model directory holds config.json)");
+  EXPECT_EQ(model_refusal(path + "/none"), path + "/none: no such directory");
+  EXPECT_EQ(model_refusal(path), path + "/config.json: no such file (a model directory holds config.json)");
   const std::string config = directory.write("config.json", "{}");
-  EXPECT_EQ(refusal(config), config + ": expected a model directory, got a file");
-  EXPECT_EQ(refusal(path), path + ": expected model.safetensors or model.safetensors.index.json, got neither");
+  EXPECT_EQ(model_refusal(config), config + ": expected a model directory, got a file");
+  EXPECT_EQ(model_refusal(path), path + ": expected model.safetensors or model.safetensors.index.json, got neither");
   directory.write("pytorch_model.bin", "PK\x03\x04");
-  EXPECT_THAT(refusal(path), AllOf(HasSubstr("/pytorch_model.bin: holds pickled weights, which can run code when read"),
-                                   HasSubstr(".save_pretrained(NEW_DIR)")));
+  EXPECT_THAT(model_refusal(path),
+              AllOf(HasSubstr("/pytorch_model.bin: holds pickled weights, which can run code when read"),
+                    HasSubstr(".save_pretrained(NEW_DIR)")));
 }
 
 TEST(ModelDirectory, SurvivesPathsThatNoFileCanHave) {
-  EXPECT_THAT(refusal(std::string(100000, 'x')), HasSubstr("no such directory"));
-  EXPECT_THAT(refusal(""), HasSubstr("no such directory"));
+  EXPECT_THAT(model_refusal(std::string(100000, 'x')), HasSubstr("no such directory"));
+  EXPECT_THAT(model_refusal(""), HasSubstr("no such directory"));
 }
 
 class Environment {

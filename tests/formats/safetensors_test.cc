@@ -29,7 +29,7 @@ SafetensorsHeader parse(const std::string& bytes) {
   return parse_safetensors_header(std::as_bytes(std::span(bytes)), bytes.size(), "f");
 }
 
-std::string refusal(const std::string& bytes) {
+std::string header_refusal(const std::string& bytes) {
   return error_text(ErrorKind::Data, [&] { parse(bytes); });
 }
 
@@ -195,20 +195,20 @@ std::vector<Hostile> hostile_headers() {
 TEST(SafetensorsHeader, RefusesEveryHostileHeaderWithItsOwnMessage) {
   for (const Hostile& hostile : hostile_headers()) {
     SCOPED_TRACE(hostile.name);
-    EXPECT_EQ(refusal(safetensors_bytes(hostile.json, hostile.data_bytes)), hostile.message);
+    EXPECT_EQ(header_refusal(safetensors_bytes(hostile.json, hostile.data_bytes)), hostile.message);
   }
 }
 
 TEST(SafetensorsHeader, RefusesLengthsThatTheFileDoesNotHave) {
-  EXPECT_EQ(refusal("{}"), "f: is JSON text (expected a model.safetensors beside it)");
-  EXPECT_EQ(refusal("abc"), "f: expected a safetensors file of at least 8 bytes, got 3");
+  EXPECT_EQ(header_refusal("{}"), "f: is JSON text (expected a model.safetensors beside it)");
+  EXPECT_EQ(header_refusal("abc"), "f: expected a safetensors file of at least 8 bytes, got 3");
   std::string bytes = safetensors_bytes("{}", 0);
   bytes[0] = 3;
-  EXPECT_EQ(refusal(bytes),
+  EXPECT_EQ(header_refusal(bytes),
             "f: expected a safetensors header of 3 bytes, got a file of 10 (the file is cut: download it again)");
-  EXPECT_THAT(refusal("\x01\xE1\xF5\x05" + std::string(100, '\0')),
+  EXPECT_THAT(header_refusal("\x01\xE1\xF5\x05" + std::string(100, '\0')),
               StartsWith("f: expected a safetensors header of at most 100000000 bytes, got 100000001"));
-  EXPECT_THAT(refusal(std::string(8, '\xFF') + "{}"), HasSubstr("got 18446744073709551615"));
+  EXPECT_THAT(header_refusal(std::string(8, '\xFF') + "{}"), HasSubstr("got 18446744073709551615"));
 }
 
 TEST(SafetensorsHeader, CallsOtherFilesByTheirName) {
@@ -234,7 +234,7 @@ TEST(SafetensorsHeader, CallsOtherFilesByTheirName) {
 
 TEST(TensorLabel, BoundsWhatAMessageQuotes) {
   EXPECT_EQ(tensor_label("a\nb"), "a\\x0Ab");
-  EXPECT_LT(refusal(safetensors_bytes("{\"" + std::string(1 << 20, 'n') + "\":null}", 0)).size(), 300U);
+  EXPECT_LT(header_refusal(safetensors_bytes("{\"" + std::string(1 << 20, 'n') + "\":null}", 0)).size(), 300U);
 }
 
 // Half of the mutations keep the length field true, so that they reach the JSON.
