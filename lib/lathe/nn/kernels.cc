@@ -27,8 +27,8 @@ using VF = hn::Vec<F>;
 
 HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(F())); }
 
-// Masked accesses do not touch the lanes that are off. Highway vouches for that on fewer targets than have it: AVX2's
-// are safe for 32-bit lanes.
+// Masked accesses do not touch the lanes that are off. Highway vouches for that
+// on fewer targets than have it: AVX2's are safe for 32-bit lanes.
 #define LATHE_MASKED_ACCESS (!HWY_MEM_OPS_MIGHT_FAULT || HWY_TARGET == HWY_AVX2)
 
 // A full vector of a sweep.
@@ -75,9 +75,10 @@ HWY_INLINE void sweep(int64_t n, const Step& step) {
 
 HWY_INLINE float sum(VF v) { return hn::GetLane(hn::SumOfLanes(F(), v)); }
 
-// The factors of dropout, 0 or 1 / (1 - p), for consecutive places. The hash is two rounds of multiply-xorshift
-// (Wellons 2018, "lowbias32") with one half of the key added before and the other between the rounds. It counts in 32
-// bits; the higher bits of a place go into the key.
+// The factors of dropout, 0 or 1 / (1 - p), for consecutive places. The hash is
+// two rounds of multiply-xorshift (Wellons 2018, "lowbias32") with one half of
+// the key added before and the other between the rounds. It counts in 32 bits;
+// the higher bits of a place go into the key.
 class Mask {
  public:
   Mask(Dropout dropout, uint64_t first_place)
@@ -110,7 +111,8 @@ class Mask {
     x = hn::Xor(x, hn::ShiftRight<16>(x));
     return hn::IfThenZeroElse(hn::RebindMask(F(), hn::Lt(hn::BitCast(I(), x), threshold_)), scale_);
   }
-  // Static, so that the object's address goes nowhere and its members stay in registers.
+  // Static, so that the object's address goes nowhere and its members stay in
+  // registers.
   HWY_NOINLINE static VF factors_across_border(Dropout dropout, uint64_t place) {
     const Mask here(dropout, place);
     if (here.until_border_ >= lanes()) return here.hash(0);
@@ -135,11 +137,13 @@ struct NoMask {
 HWY_INLINE VF masked(VF v, const Mask& mask, int64_t offset) { return hn::Mul(v, mask.factors(offset)); }
 HWY_INLINE VF masked(VF v, const NoMask& /*mask*/, int64_t /*offset*/) { return v; }
 
-// exp within 1 ulp for x <= 88, and 0 where the result is below the normal numbers; NaN stays NaN. Minimax polynomial
-// for |x| <= ln 2 / 2, fitted for this file (3e-9).
+// exp within 1 ulp for x <= 88, and 0 where the result is below the normal
+// numbers; NaN stays NaN. Minimax polynomial for |x| <= ln 2 / 2, fitted for
+// this file (3e-9).
 HWY_INLINE VF exp(VF x) {
   const F d;
-  // Adding 1.5 * 2^23 rounds to an integer n, which stands in the low bits; 127 more is the exponent field of 2^n.
+  // Adding 1.5 * 2^23 rounds to an integer n, which stands in the low bits; 127
+  // more is the exponent field of 2^n.
   const VF shifter = hn::Set(d, 12582912.0f + 127.0f);
   const VF shifted = hn::MulAdd(hn::Max(x, hn::Set(d, -88.0f)), hn::Set(d, 1.44269504088896341f), shifter);
   const VF n = hn::Sub(shifted, shifter);
@@ -168,7 +172,8 @@ void dropout(const float* x, float* y, int64_t first_index, int64_t n, Dropout d
   }
 }
 
-// Abramowitz and Stegun 7.1.26: 1 - erf(z) within 1.5e-7 for z >= 0, sharing exp(-z²) with the density.
+// Abramowitz and Stegun 7.1.26: 1 - erf(z) within 1.5e-7 for z >= 0, sharing
+// exp(-z²) with the density.
 struct ErfForm {
   HWY_INLINE static void apply(VF v, VF& y, VF& derivative) {
     const F d;
@@ -186,7 +191,8 @@ struct ErfForm {
   }
 };
 
-// (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)).
+// (1 + tanh u) / 2 = cdf = 1 / (1 + exp(-2 u)); 1 - cdf = cdf exp(-2 u),
+// without cancellation.
 struct TanhForm {
   HWY_INLINE static void apply(VF v, VF& y, VF& derivative) {
     const F d;
@@ -199,7 +205,7 @@ struct TanhForm {
     const VF cdf = hn::Div(one, hn::Add(e, one));
     const VF slope = hn::Mul(root, hn::MulAdd(hn::Mul(hn::Set(d, 3.0f), cubic), square, one));
     y = hn::Mul(v, cdf);
-    derivative = hn::MulAdd(hn::Mul(y, hn::Sub(one, cdf)), slope, cdf);
+    derivative = hn::MulAdd(hn::Mul(y, hn::Mul(e, cdf)), slope, cdf);
   }
 };
 
@@ -230,20 +236,25 @@ void multiply(const float* a, const float* b, float* out, int64_t n) {
   sweep(n, [&](int64_t i, auto part) HWY_ATTR { part.store(hn::Mul(part.load(a + i), part.load(b + i)), out + i); });
 }
 
-// Normalises the row in place and returns 1 / √(var + eps); `total` is the row's sum.
+// Normalises the row in place and returns 1 / √(var + eps); `total` is the
+// row's sum. The second pass also finds by how much the rounded mean is off
+// (Chan, Golub, LeVeque 1983, the corrected two-pass algorithm).
 HWY_INLINE float normalise_row(float* row, float total, const float* gamma, const float* beta, float* y,
                                int64_t columns, float eps) {
   const F d;
-  const VF mean = hn::Set(d, total / static_cast<float>(columns));
-  VF squares = hn::Zero(d);
+  const auto count = static_cast<float>(columns);
+  const VF mean = hn::Set(d, total / count);
+  VF squares = hn::Zero(d), deviations = hn::Zero(d);
   sweep(columns, [&](int64_t c, auto part) HWY_ATTR {
     const VF centred = part.keep(hn::Sub(part.load(row + c), mean));
     squares = hn::MulAdd(centred, centred, squares);
+    deviations = hn::Add(deviations, centred);
   });
-  const float rstd = 1 / std::sqrt(sum(squares) / static_cast<float>(columns) + eps);
-  const VF factor = hn::Set(d, rstd);
+  const float offset = sum(deviations) / count;
+  const float rstd = 1 / std::sqrt(sum(squares) / count - offset * offset + eps);
+  const VF factor = hn::Set(d, rstd), shift = hn::Set(d, offset * rstd);
   sweep(columns, [&](int64_t c, auto part) HWY_ATTR {
-    const VF xhat = hn::Mul(hn::Sub(part.load(row + c), mean), factor);
+    const VF xhat = hn::MulSub(hn::Sub(part.load(row + c), mean), factor, shift);
     part.store(xhat, row + c);
     part.store(hn::MulAdd(xhat, part.load(gamma + c), part.load(beta + c)), y + c);
   });
@@ -429,7 +440,8 @@ void gelu_forward(const float* x, const float* bias, float* y, float* derivative
 }
 
 void gelu_tanh_forward(const float* x, const float* bias, float* y, float* derivative, int64_t rows, int64_t columns) {
-  HWY_DYNAMIC_DISPATCH(gelu_tanh_forward)(x, bias, y, derivative, rows, columns);
+  HWY_DYNAMIC_DISPATCH(gelu_tanh_forward)
+  (x, bias, y, derivative, rows, columns);
 }
 
 void multiply(const float* a, const float* b, float* out, int64_t n) { HWY_DYNAMIC_DISPATCH(multiply)(a, b, out, n); }
@@ -450,12 +462,14 @@ void residual_layer_norm_backward(const float* dy, const float* xhat, const floa
 
 void softmax_forward(float* scores, float* lse, int64_t rows, int64_t columns, int64_t ld, uint64_t first_index,
                      Dropout dropout) {
-  HWY_DYNAMIC_DISPATCH(softmax_forward)(scores, lse, rows, columns, ld, first_index, dropout);
+  HWY_DYNAMIC_DISPATCH(softmax_forward)
+  (scores, lse, rows, columns, ld, first_index, dropout);
 }
 
 void softmax_backward(float* scores, float* grad, const float* lse, const float* delta, int64_t rows, int64_t columns,
                       int64_t ld, uint64_t first_index, Dropout dropout) {
-  HWY_DYNAMIC_DISPATCH(softmax_backward)(scores, grad, lse, delta, rows, columns, ld, first_index, dropout);
+  HWY_DYNAMIC_DISPATCH(softmax_backward)
+  (scores, grad, lse, delta, rows, columns, ld, first_index, dropout);
 }
 
 void row_dots(const float* a, int64_t lda, const float* b, int64_t ldb, float* sums, int64_t rows, int64_t columns) {

@@ -5,12 +5,13 @@
 
 /// Float32 loops for the CPU, compiled for several instruction sets and chosen when first called. Single-threaded:
 /// callers split rows, and the result does not depend on how. No pointer needs alignment; nothing is touched past the
-/// last element.
+/// last element. What is not finite in the input stays so in the result, also where dropout multiplies it by 0; a score
+/// of -inf has probability 0.
 namespace lathe::nn::kernels {
 
 /// Which elements survive dropout: element i (its place in the tensor) is kept iff a hash of (key, i) says so, with
-/// probability 1 - p, and kept values are scaled by 1 / (1 - p). p = 0 keeps everything. The mask is the same on every
-/// instruction set.
+/// probability 1 - p, 0 <= p < 1, and kept values are scaled by 1 / (1 - p). p = 0 keeps everything. The mask is the
+/// same on every instruction set and in every kernel.
 struct Dropout {
   uint64_t key = 0;
   float p = 0;
@@ -19,10 +20,10 @@ struct Dropout {
 /// y = x masked and scaled; element 0 has place first_index. y may be x. n elements.
 void dropout(const float* x, float* y, int64_t first_index, int64_t n, Dropout dropout);
 
-/// y = v Φ(v) of v = x + bias, within 3e-7 of the exact value; derivative = Φ(v) + v φ(v). bias [columns] may be null;
-/// derivative may be x. x, y, derivative [rows, columns].
+/// y = v Φ(v) of v = x + bias, within 3e-7 max(1, |v|) of the exact value; derivative = Φ(v) + v φ(v), within 3e-7.
+/// bias [columns] may be null; derivative may be x. x, y, derivative [rows, columns].
 void gelu_forward(const float* x, const float* bias, float* y, float* derivative, int64_t rows, int64_t columns);
-/// The same with Φ(v) ≈ (1 + tanh(√(2/π) (v + 0.044715 v³))) / 2.
+/// The same with Φ(v) ≈ (1 + tanh(√(2/π) (v + 0.044715 v³))) / 2; the derivative within 6e-7.
 void gelu_tanh_forward(const float* x, const float* bias, float* y, float* derivative, int64_t rows, int64_t columns);
 
 /// out = a · b element by element; out may be a or b.
@@ -40,7 +41,8 @@ void residual_layer_norm_backward(const float* dy, const float* xhat, const floa
                                   Dropout dropout);
 
 /// Rows of scores [rows, columns], ld apart, become dropout(softmax(row)); lse[r] = log Σ exp. Element (r, c) has place
-/// first_index + r columns + c in the mask.
+/// first_index + r columns + c in the mask. Without columns lse[r] = -inf. Fastest where ld is a multiple of 16: the
+/// masked store that ends a row then does not delay the loads of the next.
 void softmax_forward(float* scores, float* lse, int64_t rows, int64_t columns, int64_t ld, uint64_t first_index,
                      Dropout dropout);
 /// From the raw scores again: P = exp(scores - lse); scores becomes P mask, grad (the gradient of the dropped
