@@ -2,8 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
+#include <sys/resource.h>
 
-#include <cstring>
+#include <csignal>
 #include <filesystem>
 #include <limits>
 
@@ -117,6 +118,24 @@ TEST(WriteSafetensors, RefusesWhatTheFormatCannotHold) {
               HasSubstr("write_safetensors: a: the format has no dtype for ComplexDouble"));
   EXPECT_EQ(read_file(path, 100), "old");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory.path()), {}), 1);
+}
+
+TEST(WriteSafetensors, LeavesTheOldFileWhenWritingFails) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("f.safetensors", "old");
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old_limit{};
+  getrlimit(RLIMIT_FSIZE, &old_limit);
+  for (const rlim_t limit : {0, 50, 4096, 100000}) {  // within the header, within the data
+    const rlimit small{limit, old_limit.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    const std::string text = error_text(ErrorKind::Run, [&] { write_safetensors(path, {{"a", at::zeros({100000})}}); });
+    setrlimit(RLIMIT_FSIZE, &old_limit);
+    EXPECT_EQ(text, path + ": cannot write: File too large");
+    EXPECT_EQ(read_file(path, 100), "old");
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory.path()), {}), 1);
+  }
+  std::signal(SIGXFSZ, old_handler);
 }
 
 TEST(TensorFile, GivesViewsThatOutliveItAndNeverWriteToTheFile) {

@@ -1,7 +1,5 @@
 #include "lathe/arch/arch.h"
 
-#include <array>
-
 #include "lathe/base/error.h"
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"

@@ -80,7 +80,7 @@ std::vector<TensorLocation> read_shards(const std::string& directory, const std:
     if (mistakes.size() < kMaxMistakes) mistakes.push_back({file, 0, 0, tensor_label(name), problem, ""});
   };
   for (auto& [shard, expected] : read_index(index_path)) {
-    const std::string file = directory + "/" + shard;
+    const std::string file = (fs::path(directory) / shard).string();
     if (!path_exists(file)) throw data_error(file, "no such file", std::string(kIndex) + " names this shard");
     const size_t first = tensors.size();
     append_tensors(file, tensors);
