@@ -6,13 +6,13 @@ endif()
 
 # Where setup.sh puts the wheel.
 if(DEFINED ENV{LATHE_CACHE})
-  set(_lathe_cache "$ENV{LATHE_CACHE}")
+  set(LATHE_CACHE_DIRECTORY "$ENV{LATHE_CACHE}")
 elseif(DEFINED ENV{XDG_CACHE_HOME})
-  set(_lathe_cache "$ENV{XDG_CACHE_HOME}/lathe")
+  set(LATHE_CACHE_DIRECTORY "$ENV{XDG_CACHE_HOME}/lathe")
 else()
-  set(_lathe_cache "$ENV{HOME}/.cache/lathe")
+  set(LATHE_CACHE_DIRECTORY "$ENV{HOME}/.cache/lathe")
 endif()
-file(GLOB _lathe_torch_hints "${_lathe_cache}/venv/lib/python3*/site-packages/torch")
+file(GLOB _lathe_torch_hints "${LATHE_CACHE_DIRECTORY}/venv/lib/python3*/site-packages/torch")
 
 # The CPU wheel has no static kineto, of which TorchConfig warns: any library that exists silences it.
 find_path(LATHE_TORCH_SHARE NAMES Torch/TorchConfig.cmake PATH_SUFFIXES share/cmake HINTS ${CMAKE_PREFIX_PATH} ${_lathe_torch_hints})

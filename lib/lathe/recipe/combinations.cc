@@ -32,25 +32,30 @@ class CombinationChecker {
 
 void check_model(const Model& model, CombinationChecker& c) {
   const bool random = model.init == Init::Random;
-  c.require(random || !model.path.text.empty() || c.has("model.path") || !c.has("model"), "model.path", "is required unless model.init is random");
+  c.require(random || !model.path.text.empty(), "model.path", "is required unless model.init is random");
   c.require(!model.arch || random, "model.arch", "needs model.init: random");
   c.require(!random || model.arch || !model.path.text.empty(), "model.init", "random needs model.arch, or model.path for its config.json");
 }
 
 void check_adapter(const Adapter& adapter, CombinationChecker& c) {
   if (adapter.type == AdapterType::None) {
-    for (const char* key : {"rank", "alpha", "target_modules", "rank_pattern", "alpha_pattern", "from", "dropout"}) {
-      c.require(!c.has(std::string("adapter.") + key), std::string("adapter.") + key, "has no meaning with adapter.type: none");
-    }
+    const auto meaningless = [&c](bool given, const char* key) { c.require(!given, key, "has no meaning with adapter.type: none"); };
+    meaningless(adapter.rank.has_value(), "adapter.rank");
+    meaningless(adapter.alpha.has_value(), "adapter.alpha");
+    meaningless(adapter.dropout != 0, "adapter.dropout");
+    meaningless(adapter.target_modules.has_value(), "adapter.target_modules");
+    meaningless(!adapter.rank_pattern.empty(), "adapter.rank_pattern");
+    meaningless(!adapter.alpha_pattern.empty(), "adapter.alpha_pattern");
+    meaningless(adapter.from.has_value(), "adapter.from");
     return;
   }
-  c.require(adapter.from || adapter.rank || c.has("adapter.rank"), "adapter.rank", "is required unless adapter.from is given");
-  c.require(adapter.from || adapter.alpha || c.has("adapter.alpha"), "adapter.alpha", "is required unless adapter.from is given");
-  c.require(!(adapter.from && c.has("adapter.init")) || adapter.init == AdapterInit::Default, "adapter.init", "excludes adapter.from");
+  c.require(adapter.from || adapter.rank, "adapter.rank", "is required unless adapter.from is given");
+  c.require(adapter.from || adapter.alpha, "adapter.alpha", "is required unless adapter.from is given");
+  c.require(!adapter.from || adapter.init == AdapterInit::Default, "adapter.init", "excludes adapter.from");
 }
 
 void check_data(const Data& data, CombinationChecker& c) {
-  c.require(!data.train.empty() || !c.has("data.train"), "data.train", Diagnostic::expected("a path or a list of paths", "none"));
+  c.require(!data.train.empty(), "data.train", Diagnostic::expected("a path or a list of paths", "none"));
   c.require(data.eval.empty() || data.eval_fraction == 0, "data.eval_fraction", "excludes data.eval");
   std::vector<std::string> sorted = data.labels;
   std::sort(sorted.begin(), sorted.end());
@@ -69,19 +74,20 @@ void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
   c.require(!wsd || optimizer.num_decay_steps, "optimizer.num_decay_steps", "is required for schedule wsd");
   c.require(wsd || !optimizer.num_decay_steps, "optimizer.num_decay_steps", "needs schedule: wsd");
   c.require(optimizer.min_lr_ratio == 0 || wsd || optimizer.schedule == ScheduleType::Cosine, "optimizer.min_lr_ratio", "needs schedule cosine or wsd");
-  for (const char* key : {"optimizer.momentum", "optimizer.nesterov"}) c.require(optimizer.type == OptimizerType::Sgd || !c.has(key), key, "needs type: sgd");
+  const bool sgd = optimizer.type == OptimizerType::Sgd;
+  c.require(sgd || optimizer.momentum == 0, "optimizer.momentum", "needs type: sgd");
+  c.require(sgd || !optimizer.nesterov, "optimizer.nesterov", "needs type: sgd");
   const auto group_ok = [](const ParameterGroup& group) { return group.lr || group.weight_decay; };
   c.require(std::all_of(optimizer.groups.begin(), optimizer.groups.end(), group_ok), "optimizer.groups", "a group needs lr or weight_decay");
 }
 
 void check_training(const Training& training, CombinationChecker& c) {
-  const bool either = c.has("training.epochs") || c.has("training.max_steps");
-  c.require(either || !c.has("training"), "training.epochs", "epochs or max_steps is required");
+  c.require(training.epochs || training.max_steps, c.has("training.max_steps") ? "training.max_steps" : "training.epochs", "epochs or max_steps is required");
   c.require(!(training.epochs && training.max_steps), "training.max_steps", "excludes training.epochs");
-  const bool automatic = !training.batch_size.samples && c.has("training.batch_size");
+  const bool automatic = !training.batch_size.samples;
   c.require(!automatic || training.global_batch_size, "training.global_batch_size", "is required with batch_size: auto");
-  c.require(automatic || !training.global_batch_size || !c.has("training.batch_size"), "training.global_batch_size", "needs batch_size: auto");
-  c.require(!automatic || !c.has("training.gradient_accumulation_steps"), "training.gradient_accumulation_steps", "excludes batch_size: auto");
+  c.require(automatic || !training.global_batch_size, "training.global_batch_size", "needs batch_size: auto");
+  c.require(!automatic || training.gradient_accumulation_steps == 1, "training.gradient_accumulation_steps", "excludes batch_size: auto");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <sstream>
 
 #include "lathe/recipe/checks.h"
@@ -23,8 +24,17 @@ Recipe bind(const YamlNode& root, const std::string& base) {
   recipe.visit(reader);
   reader.finish();
   recipe.places = context.places;
-  for (Diagnostic& diagnostic : check_combinations(recipe, root.file)) context.mistakes.push_back(std::move(diagnostic));
-  for (Diagnostic& diagnostic : check_support(recipe, root.file)) context.mistakes.push_back(std::move(diagnostic));
+  // What is malformed or missing is complained about once: not again for what follows from it.
+  std::set<std::string> complained;
+  for (const Diagnostic& mistake : context.mistakes) complained.insert(mistake.key);
+  const auto add_new = [&](std::vector<Diagnostic> mistakes) {
+    for (Diagnostic& mistake : mistakes) {
+      const bool follows = complained.contains(mistake.key) || complained.contains(mistake.key.substr(0, mistake.key.find('.')));
+      if (!follows) context.mistakes.push_back(std::move(mistake));
+    }
+  };
+  add_new(check_combinations(recipe, root.file));
+  add_new(check_support(recipe, root.file));
   if (!context.mistakes.empty()) {
     std::stable_sort(context.mistakes.begin(), context.mistakes.end(),
                      [](const Diagnostic& a, const Diagnostic& b) { return std::pair(a.line, a.column) < std::pair(b.line, b.column); });

