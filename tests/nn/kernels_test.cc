@@ -80,10 +80,10 @@ TEST_P(KernelsTest, GeluAndItsDerivativeAreWithinTheApproximation) {
       worst_y = std::max(worst_y, std::abs(static_cast<double>(y[i]) - exact.y) / scale);
       worst_slope = std::max(worst_slope, std::abs(static_cast<double>(slope[i]) - exact.derivative));
     }
-    // erf: half of 1.5e-7 and some roundings of eps / 2 = 6e-8. tanh: exp(-2 u) carries the rounding of u, eps |u| / 2,
-    // where cdf (1 - cdf) v² u is at most 0.6.
+    // erf: half of 1.5e-7, plus eps / 2 = 6e-8 in each of the last products. tanh: exp(-2 u) carries the rounding of u,
+    // eps |u| / 2, where cdf (1 - cdf) |u| is at most 0.14.
     EXPECT_LT(worst_y, 3e-7) << tanh;
-    EXPECT_LT(worst_slope, tanh ? 6e-7 : 3e-7) << tanh;
+    EXPECT_LT(worst_slope, 3e-7) << tanh;
   }
 }
 
@@ -96,7 +96,7 @@ TEST_P(KernelsTest, GeluAddsTheBiasOfEachColumn) {
       for (int64_t i = 0; i < 2 * n; ++i) {
         const GeluOracle exact(static_cast<double>(x[i] + bias[i % n]), tanh);
         EXPECT_NEAR(y[i], exact.y, 2e-6);  // 3e-7 |v|, |v| <= 6
-        EXPECT_NEAR(slope[i], exact.derivative, 6e-7);
+        EXPECT_NEAR(slope[i], exact.derivative, 3e-7);
       }
     }
     gelu_tanh_forward(in_place.data(), bias.data(), y_again.data(), in_place.data(), 2, n);
@@ -114,7 +114,7 @@ std::vector<float> exponentials(std::vector<float> x) {
   return x;
 }
 
-TEST_P(KernelsTest, ExponentialsAreWithinTwoUlpAndVanishBelowTheNormalNumbers) {
+TEST_P(KernelsTest, ExponentialsAreWithinFiveQuartersOfAnUlpAndVanishBelowTheNormalNumbers) {
   constexpr int64_t kCount = 873001;
   std::vector<float> x(kCount);
   for (int64_t i = 0; i < kCount; ++i) x[static_cast<size_t>(i)] = -static_cast<float>(i) / 10000;
@@ -124,7 +124,8 @@ TEST_P(KernelsTest, ExponentialsAreWithinTwoUlpAndVanishBelowTheNormalNumbers) {
     const double exact = std::exp(static_cast<double>(x[i])), ulp = std::exp2(std::floor(std::log2(exact)) - 23);
     worst = std::max(worst, std::abs(static_cast<double>(y[i]) - exact) / ulp);
   }
-  EXPECT_LT(worst, 2);
+  // The polynomial gives 0.05, the reduced argument 0.3 (0.5 without FMA), the last two roundings 0.5 and 0.18.
+  EXPECT_LT(worst, 1.25);
   EXPECT_EQ(exponentials({0, -87.34f, -88, -104, -1000, -3e38f, -kInfinity}),
             (std::vector<float>{1, 0, 0, 0, 0, 0, 0}));
   for (const float y_of_nan : exponentials(std::vector<float>(19, kNaN))) EXPECT_TRUE(std::isnan(y_of_nan));

@@ -23,7 +23,7 @@ void dropout(const float* x, float* y, int64_t first_index, int64_t n, Dropout d
 /// y = v Φ(v) of v = x + bias, within 3e-7 max(1, |v|) of the exact value; derivative = Φ(v) + v φ(v), within 3e-7.
 /// bias [columns] may be null; derivative may be x. x, y, derivative [rows, columns].
 void gelu_forward(const float* x, const float* bias, float* y, float* derivative, int64_t rows, int64_t columns);
-/// The same with Φ(v) ≈ (1 + tanh(√(2/π) (v + 0.044715 v³))) / 2; the derivative within 6e-7.
+/// The same with Φ(v) ≈ (1 + tanh(√(2/π) (v + 0.044715 v³))) / 2.
 void gelu_tanh_forward(const float* x, const float* bias, float* y, float* derivative, int64_t rows, int64_t columns);
 
 /// out = a · b element by element; out may be a or b.
