@@ -36,7 +36,7 @@ struct Names {
 
 /// A number of samples, or "auto".
 struct BatchSize {
-  std::optional<int64_t> samples;  ///< none: auto
+  std::optional<int64_t> samples = 1;  ///< none: auto
 };
 
 /// One side for a square, or height and width.
