@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -74,6 +75,29 @@ TEST(DropoutMask, HasTheStatisticsOfIndependentDraws) {
     EXPECT_NEAR(share_of_both(mask, other, 0), q * q, 3 * deviation(q * q));
     EXPECT_NEAR(share_of_both(mask, mask, 1), q * q, 3 * deviation(q * q));
     EXPECT_NEAR(share_of_both(mask, mask, 384), q * q, 3 * deviation(q * q));
+  }
+}
+
+TEST(DropoutMask, DrawsAtTheDistancesOfAModelAreUncorrelated) {
+  constexpr int64_t kDraws = 1 << 20, kKeys = 32;
+  for (const float p : {0.1f, 0.5f}) {
+    for (const int64_t lag : {1, 2, 64, 128, 384, 768, 1536, 4096}) {
+      double squares = 0;
+      for (uint64_t key = 0; key < kKeys; ++key) {
+        const auto mask = factors(0, kDraws, {make_key(4, key), p});
+        int64_t early = 0, late = 0, both = 0;
+        for (int64_t i = 0; i + lag < kDraws; ++i) {
+          const int64_t a = mask[static_cast<size_t>(i)] == 0, b = mask[static_cast<size_t>(i + lag)] == 0;
+          early += a, late += b, both += a & b;
+        }
+        const auto n = static_cast<double>(kDraws - lag), q = static_cast<double>(p);
+        const double z = (static_cast<double>(both) - q * static_cast<double>(early + late) + n * q * q) /
+                         (std::sqrt(n) * q * (1 - q));
+        squares += z * z;
+      }
+      // A sum of 32 squares of standard normal numbers: 32 +- 8.
+      EXPECT_NEAR(squares, kKeys, 3 * 8) << p << " " << lag;
+    }
   }
 }
 

@@ -26,7 +26,7 @@ inline std::vector<float> factors(int64_t first, int64_t n, Dropout d) {
 // The factor of one place, one at a time.
 inline float factor_of(uint64_t place, Dropout d) {
   const uint64_t high = place >> 32, key = mix_bits(d.key ^ (high == 0 ? 0 : mix_bits(high)));
-  uint32_t x = static_cast<uint32_t>(place) ^ static_cast<uint32_t>(key);
+  uint32_t x = static_cast<uint32_t>(place) * 0x9E3779B9u + static_cast<uint32_t>(key);
   x = (x ^ (x >> 16)) * 0x7FEB352Du;
   x = (x ^ (x >> 15)) + static_cast<uint32_t>(key >> 32);
   x *= 0x846CA68Bu;

@@ -16,11 +16,6 @@ constexpr uint32_t kMaxDepth = 10'000;
 constexpr uint32_t kMaxHeapKilobytes = 16 * 1024;
 constexpr size_t kMaxPatternBytes = 10'000;
 
-template <auto Free>
-struct PcreDeleter {
-  void operator()(auto* pointer) const { Free(pointer); }
-};
-
 std::string pcre_message(int code) {
   std::array<PCRE2_UCHAR, 256> text{};
   pcre2_get_error_message(code, text.data(), text.size());
@@ -32,6 +27,11 @@ PCRE2_SPTR pcre_text(const std::string& text) { return reinterpret_cast<PCRE2_SP
 }  // namespace
 
 struct Regex::Compiled {
+  template <auto Free>
+  struct PcreDeleter {
+    void operator()(auto* pointer) const { Free(pointer); }
+  };
+
   std::unique_ptr<pcre2_code, PcreDeleter<pcre2_code_free>> code;
   std::unique_ptr<pcre2_match_context, PcreDeleter<pcre2_match_context_free>> context{
       pcre2_match_context_create(nullptr)};

@@ -1,0 +1,237 @@
+#include "lathe/train/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <sstream>
+
+#include "expect_error.h"
+#include "lathe/base/files.h"
+#include "lathe/train/signals.h"
+#include "small_bert.h"
+
+namespace lathe::train {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::error_text;
+using testing::expect_identical;
+using testing::TemporaryDirectory;
+
+namespace fs = std::filesystem;
+
+// A run on a small model and 11 samples of different lengths.
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest() {
+    at::set_num_threads(1);
+    testing::write_small_bert(directory_);
+    std::string lines;
+    for (int i = 0; i < 11; ++i) {
+      std::string text;
+      for (int j = 0; j <= i; ++j) text += std::string(1, static_cast<char>('a' + (i * 5 + j * 3) % 26)) + " ";
+      lines += "{\"text\": \"" + text + "\", \"label\": \"" + (i % 3 == 0 ? "yes" : "no") + "\"}\n";
+    }
+    directory_.write("train.jsonl", lines);
+    directory_.write("recipe.yaml", R"(
+model: {path: model, task: classification}
+adapter: {type: lora, rank: 2, alpha: 4, target_modules: [query, value], dropout: 0.1}
+data: {train: train.jsonl, eval: train.jsonl}
+optimizer: {lr: 0.01, schedule: linear, num_warmup_steps: 2}
+training: {max_steps: 8, batch_size: 2, gradient_accumulation_steps: 2, seed: 3, checkpoint_every_steps: 3}
+output: {dir: placeholder}
+)");
+  }
+
+  recipe::Recipe recipe(const std::string& run, std::vector<std::string> overrides = {}) const {
+    overrides.push_back("output.dir=" + (directory_ / run).string());
+    return recipe::load((directory_ / "recipe.yaml").string(), overrides);
+  }
+  void train(const std::string& run, const std::vector<std::string>& overrides = {}, bool resume = false) {
+    TrainObserver silent;
+    train_classifier(recipe(run, overrides), resume, silent);
+  }
+  std::vector<Json> metrics(const std::string& run) const {
+    std::vector<Json> lines;
+    std::istringstream stream(read_file(directory_ / (run + "/metrics.jsonl"), 1 << 20));
+    for (std::string line; std::getline(stream, line);) {
+      Json json = Json::parse(line);
+      for (const char* varying : {"seconds", "tokens_per_second", "peak_rss_bytes"}) json.erase(varying);
+      lines.push_back(std::move(json));
+    }
+    return lines;
+  }
+  std::string adapter_bytes(const std::string& run) const { return read_file(directory_ / (run + "/adapter/adapter_model.safetensors"), 1 << 24); }
+
+  TemporaryDirectory directory_;
+};
+
+TEST_F(TrainerTest, WritesEveryKeyOfAStepAndAnEvaluation) {
+  train("run");
+  const auto lines = metrics("run");
+  ASSERT_EQ(lines.size(), 11u) << "8 steps, evaluations after epochs of 3 steps and at the end";
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : lines[0].items()) keys.push_back(key);
+  EXPECT_THAT(keys, ElementsAre("step", "epoch", "loss", "lr", "grad_norm", "tokens"));
+  EXPECT_EQ(lines[0]["lr"], 0);
+  EXPECT_EQ(lines[1]["lr"], 0.005);
+  EXPECT_DOUBLE_EQ(lines[0]["epoch"].get<double>(), 4.0 / 11);
+  EXPECT_EQ(lines[3]["step"], 3);
+  EXPECT_TRUE(lines[3].contains("eval_loss") && lines[3].contains("accuracy") && lines[3].contains("f1"));
+  int64_t tokens = 0;
+  for (const size_t step : {0u, 1u, 2u}) tokens += lines[step]["tokens"].get<int64_t>();
+  EXPECT_EQ(tokens, 66 + 2 * 11) << "1 + 2 + ... + 11 letters and two special tokens each";
+}
+
+TEST_F(TrainerTest, LearnsTheTrainingData) {
+  train("run", {"training.max_steps=120", "optimizer.schedule=constant", "adapter.dropout=0", "model.dropout=0", "training.checkpoint_every_steps=0"});
+  const auto lines = metrics("run");
+  EXPECT_LT(lines.back()["eval_loss"].get<double>(), 0.3);
+  EXPECT_EQ(lines.back()["accuracy"].get<double>(), 1.0);
+}
+
+TEST_F(TrainerTest, GivesTheSameBitsTwiceAndOthersForAnotherSeed) {
+  train("a");
+  train("b");
+  train("c", {"training.seed=4"});
+  EXPECT_EQ(metrics("a"), metrics("b"));
+  EXPECT_EQ(adapter_bytes("a"), adapter_bytes("b"));
+  EXPECT_NE(adapter_bytes("a"), adapter_bytes("c"));
+}
+
+TEST_F(TrainerTest, ResumesToTheSameBits) {
+  train("straight");
+  // The same run, cut back to its checkpoint before the last.
+  fs::copy(directory_ / "straight", directory_ / "cut", fs::copy_options::recursive);
+  fs::remove_all(directory_ / "cut/adapter");
+  fs::remove_all(directory_ / "cut/checkpoints/step-8");
+  train("cut", {}, /*resume=*/true);
+  EXPECT_EQ(metrics("cut"), metrics("straight"));
+  EXPECT_EQ(adapter_bytes("cut"), adapter_bytes("straight"));
+}
+
+TEST_F(TrainerTest, PassesOverADamagedCheckpointLoudly) {
+  train("run");
+  const std::string bytes = adapter_bytes("run");
+  std::string weights = read_file(directory_ / "run/checkpoints/step-8/trainable.safetensors", 1 << 24);
+  weights.back() = static_cast<char>(weights.back() ^ 1);
+  directory_.write("run/checkpoints/step-8/trainable.safetensors", weights);
+  fs::remove_all(directory_ / "run/adapter");
+  struct Warnings : TrainObserver {
+    std::vector<std::string> texts;
+    int64_t first_step = -1;
+    void on_start(int64_t first, int64_t) override { first_step = first; }
+    void on_warning(const std::string& text) override { texts.push_back(text); }
+  } observer;
+  train_classifier(recipe("run"), true, observer);
+  EXPECT_EQ(observer.first_step, 6);
+  ASSERT_EQ(observer.texts.size(), 1u);
+  EXPECT_THAT(observer.texts[0], HasSubstr("step-8: damaged, using the one before"));
+  EXPECT_EQ(adapter_bytes("run"), bytes);
+}
+
+TEST_F(TrainerTest, KeepsTheNewestCheckpointsOnly) {
+  train("run");
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory_ / "run/checkpoints")) names.insert(entry.path().filename().string());
+  EXPECT_THAT(names, ElementsAre("step-6", "step-8"));
+}
+
+TEST_F(TrainerTest, GivesTheSameLossForEverySplitOfAWindow) {
+  const std::vector<std::string> off = {"model.dropout=0", "adapter.dropout=0", "data.shuffle=false", "training.max_steps=3"};
+  const auto losses = [&](const std::string& run, const std::string& batch, const std::string& accumulation) {
+    auto overrides = off;
+    overrides.push_back("training.batch_size=" + batch);
+    overrides.push_back("training.gradient_accumulation_steps=" + accumulation);
+    train(run, overrides);
+    std::vector<double> values;
+    for (const Json& line : metrics(run)) {
+      if (line.contains("loss")) values.push_back(line["loss"].get<double>());
+    }
+    return values;
+  };
+  const auto whole = losses("a", "8", "1"), halves = losses("b", "4", "2"), singles = losses("c", "1", "8");
+  for (size_t i = 0; i < whole.size(); ++i) {
+    // Three updates of float32 sums in another order.
+    EXPECT_NEAR(halves[i], whole[i], 2e-5 * whole[i]);
+    EXPECT_NEAR(singles[i], whole[i], 2e-5 * whole[i]);
+  }
+}
+
+TEST_F(TrainerTest, RefusesAUsedDirectoryAndAChangedRecipeOrData) {
+  train("run");
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { train("run"); }), HasSubstr("output.dir: is not empty (--resume continues that run"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { train("run", {"optimizer.lr=0.5"}, true); }), HasSubstr("optimizer.lr: differs from the run that is being resumed"));
+  directory_.write("train.jsonl", "{\"text\": \"a\", \"label\": \"no\"}\n{\"text\": \"b\", \"label\": \"yes\"}\n");
+  EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run", {}, true); }), HasSubstr("the training data has changed since this checkpoint"));
+}
+
+TEST_F(TrainerTest, MakesNoDirectoryWhenSomethingIsWrongBefore) {
+  directory_.write("train.jsonl", "{\"text\": 5}\n");
+  EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run"); }), HasSubstr("train.jsonl:1: text: expected a string, got 5"));
+  EXPECT_FALSE(fs::exists(directory_ / "run"));
+}
+
+TEST_F(TrainerTest, StopsOnANonFiniteLossWithTheWeightsUntouched) {
+  EXPECT_THAT(error_text(ErrorKind::Numeric, [&] { train("run", {"optimizer.lr=1e30", "optimizer.clip_grad_norm=0"}); }), HasSubstr("is not finite"));
+  EXPECT_FALSE(fs::exists(directory_ / "run/adapter"));
+}
+
+TEST_F(TrainerTest, FineTunesEveryWeightIntoAModelDirectory) {
+  train("run", {"adapter={type: none}"});
+  const Classifier trained = load_classifier((directory_ / "run/model").string(), "");
+  EXPECT_THAT(trained.labels, ElementsAre("no", "yes"));
+  const auto original = io::TensorFile((directory_ / "model/model.safetensors").string()), written = io::TensorFile((directory_ / "run/model/model.safetensors").string());
+  EXPECT_EQ(written.tensors().size(), original.tensors().size() + 2);
+  EXPECT_FALSE(at::equal(written.tensor("bert.embeddings.word_embeddings.weight"), original.tensor("bert.embeddings.word_embeddings.weight")));
+}
+
+TEST_F(TrainerTest, MergedModelGivesTheAdaptersLogits) {
+  train("run", {"output.merged=true"});
+  const Classifier adapted = load_classifier((directory_ / "model").string(), (directory_ / "run/adapter").string());
+  const Classifier merged = load_classifier((directory_ / "run/model").string(), "");
+  EXPECT_EQ(merged.labels, adapted.labels);
+  const std::vector<text::Encoding> encodings = {{{2, 5, 9, 3}, {0, 0, 0, 0}, false}};
+  testing::expect_close(predict_logits(merged, encodings), predict_logits(adapted, encodings), 1e-5, 1e-6);
+}
+
+TEST_F(TrainerTest, SavesAndSaysInterruptedOnASignal) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    install_stop_handlers();
+    struct Stopper : TrainObserver {
+      void on_step(const StepMetrics& metrics) override {
+        if (metrics.step == 4) std::raise(SIGTERM);
+      }
+    } observer;
+    try {
+      train_classifier(recipe("run"), false, observer);
+    } catch (const Error& error) {
+      ::_exit(error.exit_code());
+    }
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(WEXITSTATUS(status), 75);
+  EXPECT_TRUE(fs::exists(directory_ / "run/checkpoints/step-4/manifest.json"));
+  train("straight");
+  train("run", {}, true);
+  EXPECT_EQ(adapter_bytes("run"), adapter_bytes("straight"));
+  EXPECT_EQ(metrics("run"), metrics("straight"));
+}
+
+TEST(Evaluation, ComputesAccuracyAndF1) {
+  const ConfusionCounts two = {{50, 10}, {5, 35}};
+  EXPECT_DOUBLE_EQ(accuracy_of(two), 0.85);
+  EXPECT_DOUBLE_EQ(f1_of(two), 70.0 / 85);
+  const ConfusionCounts three = {{2, 0, 0}, {0, 1, 1}, {0, 0, 0}};
+  EXPECT_DOUBLE_EQ(f1_of(three), (1 + 2.0 / 3 + 0) / 3);
+  EXPECT_DOUBLE_EQ(f1_of({{3, 0}, {0, 0}}), 0) << "undefined is 0";
+}
+
+}  // namespace
+}  // namespace lathe::train
