@@ -26,8 +26,8 @@ using VF = hn::Vec<F>;
 
 HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(F())); }
 
-// Masked accesses do not touch the lanes that are off. Highway vouches for that
-// on fewer targets than have it: AVX2's are safe for 32-bit lanes.
+// Masked accesses do not touch the lanes that are off. Highway vouches for that on fewer targets than have it: AVX2's
+// are safe for 32-bit lanes.
 #define LATHE_MASKED_ACCESS (!HWY_MEM_OPS_MIGHT_FAULT || HWY_TARGET == HWY_AVX2)
 
 // A full vector of a sweep.
@@ -136,13 +136,11 @@ struct NoMask {
 HWY_INLINE VF masked(VF v, const Mask& mask, int64_t offset) { return hn::Mul(v, mask.factors(offset)); }
 HWY_INLINE VF masked(VF v, const NoMask& /*mask*/, int64_t /*offset*/) { return v; }
 
-// exp within 1.2 ulp for x <= 88, and 0 where the result is below the normal
-// numbers; NaN stays NaN. Minimax polynomial for |x| <= ln 2 / 2, fitted for
-// this file (3e-9).
+// exp within 1.2 ulp for x <= 88, and 0 where the result is below the normal numbers; NaN stays NaN. The polynomial is
+// the minimax one for |x| <= ln 2 / 2 (relative error 3e-9).
 HWY_INLINE VF exp(VF x) {
   const F d;
-  // Adding 1.5 * 2^23 rounds to an integer n, which stands in the low bits; 127
-  // more is the exponent field of 2^n.
+  // Adding 1.5 * 2^23 rounds to an integer n, which stands in the low bits; 127 more is the exponent field of 2^n.
   const VF shifter = hn::Set(d, 12582912.0f + 127.0f);
   const VF shifted = hn::MulAdd(hn::Max(x, hn::Set(d, -88.0f)), hn::Set(d, 1.44269504088896341f), shifter);
   const VF n = hn::Sub(shifted, shifter);
@@ -167,8 +165,7 @@ void dropout(const float* x, float* y, int64_t first_index, int64_t n, Dropout d
   sweep(n, [&](int64_t i, auto part) HWY_ATTR { part.store(masked(part.load(x + i), mask, i), y + i); });
 }
 
-// Abramowitz and Stegun 7.1.26: 1 - erf(z) within 1.5e-7 for z >= 0, sharing
-// exp(-z²) with the density.
+// Abramowitz and Stegun 7.1.26: 1 - erf(z) within 1.5e-7 for z >= 0, sharing exp(-z²) with the density.
 struct ErfForm {
   HWY_INLINE static void apply(VF v, VF& y, VF& derivative) {
     const F d;
@@ -186,8 +183,7 @@ struct ErfForm {
   }
 };
 
-// (1 + tanh u) / 2 = cdf = 1 / (1 + exp(-2 u)); 1 - cdf = cdf exp(-2 u),
-// without cancellation.
+// (1 + tanh u) / 2 = cdf = 1 / (1 + exp(-2 u)); 1 - cdf = cdf exp(-2 u), without cancellation.
 struct TanhForm {
   HWY_INLINE static void apply(VF v, VF& y, VF& derivative) {
     const F d;
@@ -231,9 +227,8 @@ void multiply(const float* a, const float* b, float* out, int64_t n) {
   sweep(n, [&](int64_t i, auto part) HWY_ATTR { part.store(hn::Mul(part.load(a + i), part.load(b + i)), out + i); });
 }
 
-// Normalises the row in place and returns 1 / √(var + eps); `total` is the
-// row's sum. The second pass also finds by how much the rounded mean is off
-// (Chan, Golub, LeVeque 1983, the corrected two-pass algorithm).
+// Normalises the row in place and returns 1 / √(var + eps); `total` is the row's sum. The second pass also finds by how
+// much the rounded mean is off (Chan, Golub, LeVeque 1983, the corrected two-pass algorithm).
 HWY_INLINE float normalise_row(float* row, float total, const float* gamma, const float* beta, float* y,
                                int64_t columns, float eps) {
   const F d;
