@@ -68,7 +68,7 @@ endfunction()
 
 function(lathe_add_test component)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
-  if(NOT TARGET lathe::${component})
+  if(NOT TARGET lathe::${component})  # a LibTorch component in a build without it
     return()
   endif()
   set(target lathe_${component}_test)
