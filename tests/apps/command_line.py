@@ -1,0 +1,268 @@
+"""The command line as a user meets it: every kind of bad input gives one clear line and the right exit code, and loses nothing.
+
+    LATHE=build/release/bin/lathe python3 tests/apps/command_line.py
+"""
+import json
+import math
+import os
+import re
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+
+LATHE = os.environ["LATHE"]
+CONFIG = dict(model_type="bert", vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+              max_position_embeddings=64, type_vocab_size=2, hidden_act="gelu")
+
+
+def parameters():
+    wide, hidden = CONFIG["intermediate_size"], CONFIG["hidden_size"]
+    for table, rows in (("word", 40), ("position", 64), ("token_type", 2)):
+        yield f"bert.embeddings.{table}_embeddings.weight", [rows, hidden]
+    norms = ["bert.embeddings.LayerNorm"]
+    linears = [("bert.pooler.dense", hidden, hidden)]
+    for layer in range(CONFIG["num_hidden_layers"]):
+        base = f"bert.encoder.layer.{layer}"
+        linears += [(f"{base}.attention.self.{name}", hidden, hidden) for name in ("query", "key", "value")]
+        linears += [(f"{base}.attention.output.dense", hidden, hidden), (f"{base}.intermediate.dense", wide, hidden), (f"{base}.output.dense", hidden, wide)]
+        norms += [f"{base}.attention.output.LayerNorm", f"{base}.output.LayerNorm"]
+    for name, rows, columns in linears:
+        yield f"{name}.weight", [rows, columns]
+        yield f"{name}.bias", [rows]
+    for name in norms:
+        yield f"{name}.weight", [hidden]
+        yield f"{name}.bias", [hidden]
+
+
+def safetensors(tensors, patch=None):
+    """A safetensors file of (name, shape); weights are a sine. `patch` may change the header."""
+    header, data = {}, b""
+    for name, shape in tensors:
+        values = [1.0 if name.endswith("LayerNorm.weight") else 0.2 * math.sin(0.37 * i + len(name)) for i in range(math.prod(shape))]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
+        data += struct.pack(f"<{len(values)}f", *values)
+    if patch:
+        patch(header)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tokenizer():
+    vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, **{chr(97 + i): 4 + i for i in range(26)}}
+    template = [{"SpecialToken": {"id": "[CLS]"}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "[SEP]"}}]
+    return {"added_tokens": [], "normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {"type": "TemplateProcessing", "single": template, "special_tokens": {"[CLS]": {"ids": [2]}, "[SEP]": {"ids": [3]}}},
+            "decoder": {"type": "WordPiece"}, "model": {"type": "WordPiece", "vocab": vocab}}
+
+
+class CommandLineTest(unittest.TestCase):
+    def setUp(self):
+        self.scratch = tempfile.TemporaryDirectory(prefix="lathe-command-line-")
+        self.addCleanup(self.scratch.cleanup)
+        self.write("model/config.json", json.dumps(CONFIG))
+        self.write("model/model.safetensors", safetensors(list(parameters())))
+        self.write("model/tokenizer.json", json.dumps(tokenizer()))
+        rows = [{"text": " ".join(chr(97 + (i * 7 + j) % 26) for j in range(3 + i % 9)), "label": "yes" if i % 3 else "no"} for i in range(60)]
+        self.write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self.recipe = {"model": {"path": "model", "task": "classification"}, "adapter": {"type": "lora", "rank": 2, "alpha": 4},
+                       "data": {"train": "train.jsonl", "eval": "train.jsonl"}, "optimizer": {"lr": 0.01}, "training": {"epochs": 1, "batch_size": 8},
+                       "output": {"dir": self.path("run")}}
+        self.write("recipe.yaml", json.dumps(self.recipe))
+
+    def path(self, name):
+        return os.path.join(self.scratch.name, name)
+
+    def write(self, name, content):
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def lathe(self, *words, code=0, env=None):
+        done = subprocess.run([LATHE, *words], capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})})
+        self.assertEqual(done.returncode, code, f"{words}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def refused(self, code, pattern, *words, lines=1):
+        """lathe refuses with `lines` lines on stderr, each beginning with "error: ", one of which matches."""
+        done = self.lathe(*words, code=code)
+        errors = done.stderr.rstrip("\n").split("\n")
+        self.assertEqual(len(errors), lines, done.stderr)
+        for line in errors:
+            self.assertTrue(line.startswith("error: "), line)
+        self.assertRegex(done.stderr, pattern)
+        self.assertNotIn("Exception raised from", done.stderr)
+        return done
+
+    def recipe_file(self, text):
+        return self.write("bad.yaml", text)
+
+    # --- recipes ---
+
+    def test_unknown_key_names_the_nearest(self):
+        self.refused(2, r"override: adapter\.aplha: unknown key \(did you mean alpha\?", "validate", self.path("recipe.yaml"), "adapter.aplha=3")
+
+    def test_several_mistakes_are_reported_at_once(self):
+        done = self.lathe("validate", self.path("recipe.yaml"), "adapter.rank=sixteen", "optimizer.lr=-1", "trainig.x=1", code=2)
+        self.assertEqual(len(done.stderr.strip().split("\n")), 3, done.stderr)
+
+    def test_recipe_file_mistakes_have_line_and_column(self):
+        text = "model:\n  path: m\n  path: n\n"
+        self.refused(2, r"bad\.yaml:3:3: path: duplicate key", "validate", self.recipe_file(text))
+        self.refused(2, r"bad\.yaml:1:4: anchors are not allowed", "validate", self.recipe_file("a: &x [1]\nb: *x\n"), lines=2)
+        bomb = "a: &a [x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)},*{chr(97 + i)}]\n" for i in range(20))
+        self.lathe("validate", self.recipe_file(bomb), code=2)
+
+    def test_recipe_that_is_no_recipe(self):
+        self.refused(2, "expected a YAML file, got a directory", "validate", self.path("model"))
+        self.refused(2, "expected UTF-8 text, got binary data", "validate", self.path("model/model.safetensors"))
+        self.refused(2, "expected at most 262144 bytes", "validate", self.recipe_file("a: b\n" * 2_000_000))
+        self.refused(2, "no such file, and no ready recipe", "train", self.path("none.yaml"))
+        self.refused(2, "is empty", "validate", self.recipe_file(""))
+
+    def test_targets_that_match_nothing(self):
+        self.refused(2, r'adapter\.target_modules: "qurey" matches no linear layer of the model \(did you mean query\?', "validate", self.path("recipe.yaml"),
+                     "adapter.target_modules=[qurey, value]")
+
+    def test_keys_of_later_families_are_refused_as_not_supported_yet(self):
+        for overrides in (["quant.type=nf4"], ["model.task=causal_lm"], ["training.batch_size=auto", "training.global_batch_size=8"], ["model.moe={num_experts: 4}"]):
+            self.refused(2, "is not supported yet", "validate", self.path("recipe.yaml"), *overrides)
+
+    # --- checkpoints ---
+
+    def test_damaged_weights(self):
+        good = safetensors(list(parameters()))
+        for content, pattern in [
+                (good[:-8], "model.safetensors: "), (good[:40], "model.safetensors: "), (b"", "is empty"), (good + b"x", "model.safetensors: "),
+                (b"PK\x03\x04" + bytes(200), "holds pickled data"), (b"version https://git-lfs.github.com/spec/v1\noid x\n", "Git LFS pointer"),
+                (struct.pack("<Q", 2**63) + b"{}", "model.safetensors: "),
+                (safetensors(list(parameters()), lambda h: h["bert.pooler.dense.bias"].update(data_offsets=[0, 64])), "overlap|hole|lie"),
+                (safetensors(list(parameters()), lambda h: h["bert.pooler.dense.bias"].update(shape=[2**40, 2**40])), "overflow"),
+        ]:
+            with self.subTest(pattern=pattern, size=len(content)):
+                self.write("model/model.safetensors", content)
+                self.refused(3, pattern, "train", self.path("recipe.yaml"))
+                self.assertFalse(os.path.exists(self.path("run")))
+
+    def test_pickled_and_missing_weights(self):
+        os.rename(self.path("model/model.safetensors"), self.path("model/pytorch_model.bin"))
+        self.refused(3, "pytorch_model.bin: holds pickled weights", "validate", self.path("recipe.yaml"))
+        os.remove(self.path("model/pytorch_model.bin"))
+        index = {"weight_map": {name: "model-00001-of-00002.safetensors" for name, _ in parameters()}}
+        self.write("model/model.safetensors.index.json", json.dumps(index))
+        self.refused(3, "model-00001-of-00002.safetensors: no such file", "validate", self.path("recipe.yaml"))
+        index["weight_map"]["bert.pooler.dense.bias"] = "../../secret.safetensors"
+        self.write("model/model.safetensors.index.json", json.dumps(index))
+        self.refused(3, "expected a plain file name", "validate", self.path("recipe.yaml"))
+
+    def test_impossible_config(self):
+        for key, value, pattern in [("hidden_size", 0, "hidden_size: expected an integer from 1"), ("hidden_size", 2**62, "hidden_size: expected an integer"),
+                                    ("num_attention_heads", 3, "a multiple of num_attention_heads"), ("vocab_size", -5, "vocab_size: expected an integer"),
+                                    ("model_type", "gpt99", "is not supported yet"), ("hidden_act", "relu6", "hidden_act"), ("num_hidden_layers", 3.5, "num_hidden_layers")]:
+            with self.subTest(key=key, value=value):
+                self.write("model/config.json", json.dumps({**CONFIG, key: value}))
+                self.refused(3, pattern, "validate", self.path("recipe.yaml"))
+
+    # --- data ---
+
+    def test_bad_data(self):
+        good = '{"text": "a b", "label": "yes"}\n{"text": "c", "label": "no"}\n'
+        for content, pattern in [(good + '{"text": "a",\n', r"train\.jsonl:3: bad JSON"), (good + '{"label": "yes"}\n', r"train\.jsonl:3: text: expected a string, got nothing"),
+                                 (good + '{"text": "a"}\n', r"train\.jsonl:3: label: expected"), ("", "holds no samples"), ('{"text": "a", "label": "yes"}\n', "at least two labels")]:
+            with self.subTest(pattern=pattern):
+                self.write("train.jsonl", content)
+                self.refused(2 if "two labels" in pattern else 3, pattern, "train", self.path("recipe.yaml"))
+                self.assertFalse(os.path.exists(self.path("run")))
+        self.write("train.jsonl", good)
+        self.refused(3, r'train\.jsonl:1: label: unknown label "yes"', "train", self.path("recipe.yaml"), "data.labels=[yess, no]")
+        self.refused(3, "no such file", "train", self.path("recipe.yaml"), "data.train=none.jsonl")
+
+    # --- runs ---
+
+    def test_a_run_and_what_follows(self):
+        done = self.lathe("train", self.path("recipe.yaml"))
+        self.assertEqual(done.stdout, self.path("run/adapter") + "\n")
+        self.refused(2, r"output\.dir: is not empty", "train", self.path("recipe.yaml"))
+        self.assertIn("finished", self.lathe("train", self.path("recipe.yaml"), "--resume").stderr)
+        result = json.loads(self.lathe("eval", self.path("run"), "--json").stdout)
+        self.assertEqual(result["samples"], 60)
+        inspected = json.loads(self.lathe("inspect", self.path("run"), "--json").stdout)
+        self.assertEqual(inspected["adapter"]["labels"], ["no", "yes"])
+        label = json.loads(self.lathe("predict", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--text", "a b c", "--json").stdout)
+        self.assertIn(label["label"], ("no", "yes"))
+        self.assertAlmostEqual(sum(label["probabilities"].values()), 1, places=5)
+        self.lathe("logits", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--ids", "2,5,3", "--out", self.path("logits.safetensors"))
+        self.assertIn("logits", self.lathe("inspect", self.path("logits.safetensors")).stdout)
+
+    def test_models_without_a_head_cannot_predict(self):
+        self.refused(3, "has no classification head", "logits", "--model", self.path("model"), "--text", "a", "--out", self.path("x.safetensors"))
+        self.assertFalse(os.path.exists(self.path("x.safetensors")))
+
+    def test_long_texts_are_refused_unless_truncated(self):
+        self.lathe("train", self.path("recipe.yaml"), "training.max_steps=1", "~training.epochs")
+        words = ["logits", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--text", "a " * 100, "--out", self.path("x.safetensors")]
+        self.refused(3, "longer than the model's 64 tokens", *words)
+        self.lathe(*words, "--truncate")
+
+    def test_second_process_on_a_run_is_refused(self):
+        words = [LATHE, "train", self.path("recipe.yaml"), "~training.epochs", "training.max_steps=100000"]
+        first = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        try:
+            while not os.path.exists(self.path("run/metrics.jsonl")):
+                time.sleep(0.02)
+            self.refused(2, "another process is using this run directory", *words[1:], "--resume")
+        finally:
+            first.send_signal(signal.SIGINT)
+            self.assertEqual(first.wait(60), 75, first.stderr.read()[-500:])
+            first.stderr.close()
+        self.assertTrue([name for name in os.listdir(self.path("run/checkpoints")) if re.fullmatch(r"step-\d+", name)])
+
+    def test_interrupt_at_any_time_is_never_lost(self):
+        words = [LATHE, "train", self.path("recipe.yaml"), "~training.epochs", "training.max_steps=100000"]
+        for number, delay in enumerate((0.02, 0.06, 0.15, 0.5)):
+            run = self.path(f"run-{number}")
+            process = subprocess.Popen([*words, f"output.dir={run}"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+            time.sleep(delay)
+            process.send_signal(signal.SIGTERM)
+            errors = process.communicate(timeout=60)[1]
+            # Before lathe has handed over, the signal ends it with the default action: nothing was begun.
+            self.assertIn(process.returncode, (75, -signal.SIGTERM) if delay < 0.05 else (75,), errors[-500:])
+
+    # --- the rest ---
+
+    def test_usage(self):
+        self.refused(2, "see lathe --help", "trian")
+        self.refused(2, "see lathe --help", "train")
+        self.refused(2, "see lathe --help", "ls", "--oops")
+        self.refused(2, "no ready recipe of that name", "show", "quikstart")
+        self.assertIn("lathe train", self.lathe("--help").stdout)
+        self.assertIn("lathe train", self.lathe().stdout)
+        self.assertIn("quickstart", self.lathe("ls").stdout)
+        self.assertIn("adapter:", self.lathe("show", "--schema").stdout)
+        self.lathe("cp", "quickstart", self.path("mine.yaml"))
+        self.refused(2, "exists already", "cp", "quickstart", self.path("mine.yaml"))
+
+    def test_control_characters_never_reach_the_terminal(self):
+        done = self.lathe("validate", self.path("\x1b[31mred"), code=2)
+        self.assertNotIn("\x1b", done.stderr)
+
+    def test_tokenize_round_trip(self):
+        path = self.write("texts.jsonl", '{"text": "A b zz"}\n')
+        self.assertEqual(self.lathe("tokenize", "--model", self.path("model"), "--jsonl", path).stdout, "[2,4,5,1,3]\n")
+        path = self.write("ids.jsonl", "[4, 5]\n")
+        self.assertEqual(self.lathe("tokenize", "--model", self.path("model"), "--jsonl", path, "--decode").stdout, '"a b"\n')
+        self.refused(3, "expected an array of ids", "tokenize", "--model", self.path("model"), "--jsonl", self.write("x.jsonl", '{"a": 1}\n'), "--decode")
+
+    def test_doctor_reports_what_a_bug_report_needs(self):
+        facts = json.loads(self.lathe("doctor", "--json").stdout)
+        self.assertEqual(facts["torch"]["version"].split(".")[0], "2")
+        self.assertTrue(facts["torch"]["kernels"])
+        self.assertGreater(facts["memory_bytes"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
