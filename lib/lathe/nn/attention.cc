@@ -23,6 +23,10 @@ using torch::autograd::variable_list;
 
 // B samples, H heads, W model width, d head width, T rows of a sample
 
+// Rows of scores begin 16 elements' multiples apart: the masked store that ends a row must not stall the loads of the
+// next.
+int64_t score_stride(int64_t num_keys) { return (num_keys + 15) / 16 * 16; }
+
 struct AttentionPlan : torch::CustomClassHolder {
   RowOffsets query_rows;
   RowOffsets key_rows;
@@ -37,9 +41,15 @@ struct AttentionPlan : torch::CustomClassHolder {
     for (size_t b = 0; b + 1 < rows->size(); ++b) most = std::max(most, (*rows)[b + 1] - (*rows)[b]);
     return most;
   }
+  // Room for the scores of one head of the longest sample.
+  size_t score_capacity() const;
   // The place of the first score of a head of a sample in a [B, H, longest, longest] tensor: what dropout counts by.
   int64_t first_score(int64_t task) const { return task * longest(query_rows) * longest(key_rows); }
 };
+
+size_t AttentionPlan::score_capacity() const {
+  return static_cast<size_t>(longest(query_rows) * score_stride(longest(key_rows)));
+}
 
 // One head of one sample inside the packed tensors.
 struct HeadRange {
@@ -78,18 +88,19 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     Tensor output = at::empty({first.size(0), plan->width}, first.options());
     Tensor lse = at::empty({num_heads, first.size(0)}, first.options());
     const auto scale = static_cast<float>(plan->scale());
-    const auto capacity = static_cast<size_t>(plan->longest(plan->query_rows) * plan->longest(plan->key_rows));
+    const size_t capacity = plan->score_capacity();
     const auto stride = plan->first_score(1);
     at::parallel_for(0, plan->num_samples() * num_heads, 1, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(capacity);
       for (int64_t task = begin; task < end; ++task) {
         const HeadRange r(*plan, task);
         float* out = at_row(output, r.first_query, r.column);
+        const int64_t ld = score_stride(r.num_keys);
         sgemm({r.num_queries, r.num_keys, d, scale, 0}, {at_row(in.q, r.first_query, r.column), in.q.stride(0), false},
-              {at_row(in.k, r.first_key, r.column), in.k.stride(0), true}, scores.data(), r.num_keys);
+              {at_row(in.k, r.first_key, r.column), in.k.stride(0), true}, scores.data(), ld);
         kernels::softmax_forward(scores.data(), at_row(lse, task % num_heads, r.first_query), r.num_queries, r.num_keys,
-                                 r.num_keys, static_cast<uint64_t>(task * stride), plan->options.dropout);
-        sgemm({r.num_queries, d, r.num_keys, 1, 0}, {scores.data(), r.num_keys, false},
+                                 ld, static_cast<uint64_t>(task * stride), plan->options.dropout);
+        sgemm({r.num_queries, d, r.num_keys, 1, 0}, {scores.data(), ld, false},
               {at_row(in.v, r.first_key, r.column), in.v.stride(0), false}, out, plan->width);
       }
     });
@@ -112,7 +123,7 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     const QueryKeyValue out(gradients, plan->width);
     if (!plan->options.key_gradient) out.k.zero_();
     const Tensor grad = grads[0].contiguous();
-    const auto capacity = static_cast<size_t>(plan->longest(plan->query_rows) * plan->longest(plan->key_rows));
+    const size_t capacity = plan->score_capacity();
     at::parallel_for(0, plan->num_samples() * plan->options.num_heads, 1, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(capacity), dscores(capacity),
           delta(static_cast<size_t>(plan->longest(plan->query_rows)));
@@ -132,7 +143,7 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
   static void head_backward(const AttentionPlan& plan, int64_t task, const QueryKeyValue& in, const QueryKeyValue& out,
                             Saved saved, float* scores, float* dscores, float* delta) {
     const HeadRange r(plan, task);
-    const int64_t d = plan.head_width(), heads = plan.options.num_heads;
+    const int64_t d = plan.head_width(), heads = plan.options.num_heads, ld = score_stride(r.num_keys);
     const auto scale = static_cast<float>(plan.scale());
     const float* q = at_row(in.q, r.first_query, r.column);
     const float* k = at_row(in.k, r.first_key, r.column);
@@ -141,19 +152,16 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     // rowsum(dO * O) equals rowsum(dP * P), also with dropout.
     kernels::row_dots(at_row(saved.output, r.first_query, r.column), plan.width, grad, plan.width, delta, r.num_queries,
                       d);
-    sgemm({r.num_queries, r.num_keys, d, scale, 0}, {q, in.q.stride(0), false}, {k, in.k.stride(0), true}, scores,
-          r.num_keys);
-    sgemm({r.num_queries, r.num_keys, d, 1, 0}, {grad, plan.width, false}, {v, in.v.stride(0), true}, dscores,
-          r.num_keys);
+    sgemm({r.num_queries, r.num_keys, d, scale, 0}, {q, in.q.stride(0), false}, {k, in.k.stride(0), true}, scores, ld);
+    sgemm({r.num_queries, r.num_keys, d, 1, 0}, {grad, plan.width, false}, {v, in.v.stride(0), true}, dscores, ld);
     kernels::softmax_backward(scores, dscores, at_row(saved.lse, task % heads, r.first_query), delta, r.num_queries,
-                              r.num_keys, r.num_keys, static_cast<uint64_t>(plan.first_score(task)),
-                              plan.options.dropout);
-    sgemm({r.num_keys, d, r.num_queries, 1, 0}, {scores, r.num_keys, true}, {grad, plan.width, false},
+                              r.num_keys, ld, static_cast<uint64_t>(plan.first_score(task)), plan.options.dropout);
+    sgemm({r.num_keys, d, r.num_queries, 1, 0}, {scores, ld, true}, {grad, plan.width, false},
           at_row(out.v, r.first_key, r.column), out.v.stride(0));
-    sgemm({r.num_queries, d, r.num_keys, scale, 0}, {dscores, r.num_keys, false}, {k, in.k.stride(0), false},
+    sgemm({r.num_queries, d, r.num_keys, scale, 0}, {dscores, ld, false}, {k, in.k.stride(0), false},
           at_row(out.q, r.first_query, r.column), out.q.stride(0));
     if (!plan.options.key_gradient) return;
-    sgemm({r.num_keys, d, r.num_queries, scale, 0}, {dscores, r.num_keys, true}, {q, in.q.stride(0), false},
+    sgemm({r.num_keys, d, r.num_queries, scale, 0}, {dscores, ld, true}, {q, in.q.stride(0), false},
           at_row(out.k, r.first_key, r.column), out.k.stride(0));
   }
 };

@@ -1,0 +1,47 @@
+"""The same step as minilm_step.cc by transformers + PEFT: minilm_peer.py MODEL ROWS.jsonl STEPS [DROPOUT]"""
+import json
+import os
+import resource
+import sys
+import time
+
+start = time.perf_counter()
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertForSequenceClassification
+
+model_path, rows_path, steps, *dropout = sys.argv[1:]
+rows = [json.loads(line) for line in open(rows_path)]
+input_ids = torch.tensor([row["input_ids"] for row in rows])
+labels = torch.tensor([int(row["label"]) for row in rows])
+mask = torch.ones_like(input_ids)
+rates = dict(hidden_dropout_prob=float(dropout[0]), attention_probs_dropout_prob=float(dropout[0])) if dropout else {}
+torch.manual_seed(0)
+model = BertForSequenceClassification.from_pretrained(model_path, num_labels=2, **rates)
+model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "value"])).train()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+
+def own_cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+result = dict(cpu_s=[], wall_s=[], losses=[])
+for step in range(int(steps)):
+    cpu, wall = own_cpu(), time.perf_counter()
+    loss = model(input_ids=input_ids, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    result["losses"].append(loss.item())
+    result["cpu_s"].append(own_cpu() - cpu)
+    result["wall_s"].append(time.perf_counter() - wall)
+    if step == 0:
+        result["to_first_step_s"] = time.perf_counter() - start
+result["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+result["threads"] = torch.get_num_threads()
+print(json.dumps(result))

@@ -1,0 +1,66 @@
+// One LoRA training step of all-MiniLM-L6-v2 as a two-class classifier, as `lathe train` runs it: prints one JSON line with the own
+// CPU and wall seconds of each step.
+//   minilm_step MODEL ROWS.jsonl STEPS [DROPOUT]
+#include <ATen/Parallel.h>
+#include <malloc.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <climits>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "lathe/train/trainer.h"
+
+namespace {
+
+double own_cpu_seconds() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+std::string recipe_text(const std::string& model, const std::string& rows, const std::string& dropout) {
+  return "model: {path: " + model + ", task: classification, max_length: 128" + (dropout.empty() ? "" : ", dropout: " + dropout) +
+         "}\nadapter: {type: lora, rank: 8, alpha: 16, target_modules: [query, value]}\ndata: {train: " + rows +
+         ", format: tokens, shuffle: false, labels: [\"0\", \"1\"]}\noptimizer: {lr: 0.001, schedule: constant, clip_grad_norm: 0}\n"
+         "training: {max_steps: 1000, batch_size: 16}\noutput: {dir: unused}\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 4) return 2;
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  using namespace lathe;
+  const auto start = std::chrono::steady_clock::now();
+  const recipe::Recipe recipe = recipe::parse(recipe_text(argv[1], argv[2], argc > 4 ? argv[4] : ""), "bench", "");
+  const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
+  const data::TextClassificationData data = data::open_text_classification(recipe, resolved);
+  train::Classifier classifier = train::build_classifier(recipe, resolved, data.train.label_names());
+  classifier.model->train();
+  train::ClassifierStepper stepper(classifier, data, recipe, 1000);
+  data::Windows windows(data.train.size(), 16, 1, false, 0);
+  std::string cpu, wall, losses;
+  double first = 0;
+  const int steps = std::stoi(argv[3]);
+  for (int step = 0; step < steps; ++step) {
+    train::StepMetrics metrics;
+    const double cpu_before = own_cpu_seconds();
+    stepper.run(step, windows.window(step), metrics);
+    const char* comma = step == 0 ? "" : ", ";
+    cpu += comma + std::to_string(own_cpu_seconds() - cpu_before);
+    wall += comma + std::to_string(metrics.seconds);
+    losses += comma + std::to_string(metrics.loss);
+    if (step == 0) first = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"losses\": [%s], \"to_first_step_s\": %.4f, \"peak_rss_mib\": %ld, \"threads\": %d}\n", cpu.c_str(),
+              wall.c_str(), losses.c_str(), first, usage.ru_maxrss / 1024, at::get_num_threads());
+  return 0;
+}
