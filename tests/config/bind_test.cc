@@ -55,10 +55,12 @@ TEST(Reader, ReportsEveryMistakeAtItsPlace) {
   Outer outer;
   EXPECT_THAT(bind_outer("on: yes\nname: [1]\nmaybe: 0\ninner: {count: 0, cuont: 2}\nraet: 1\n", outer),
               ElementsAre("r.yaml:1:1: rate: is required", "r.yaml:1:5: on: expected true or false, got \"yes\"",
-                          "r.yaml:2:7: name: expected a string, got a list", "r.yaml:3:8: maybe: expected an integer > 0, got 0",
+                          "r.yaml:2:7: name: expected a string, got a list",
+                          "r.yaml:3:8: maybe: expected an integer > 0, got 0",
                           "r.yaml:4:16: inner.count: expected an integer >= 1, got 0",
                           "r.yaml:4:19: inner.cuont: unknown key (did you mean count? known: count)",
-                          "r.yaml:5:1: raet: unknown key (did you mean rate? known: rate, on, name, list, maybe, inner, several, path)"));
+                          "r.yaml:5:1: raet: unknown key (did you mean rate? known: rate, on, name, list, maybe, "
+                          "inner, several, path)"));
 }
 
 TEST(Reader, TakesIntegersOnlyInDecimalAndNumbersOnlyFinite) {
@@ -91,12 +93,15 @@ TEST(Reader, ResolvesPathsFromTheRecipesFolder) {
 
 TEST(Writer, WritesWhatReadsBackEqual) {
   Outer outer;
-  ASSERT_THAT(bind_outer("rate: 0.25\non: true\nname: \"no\"\nlist: [a, \"b c\", \"1\"]\nmaybe: 7\ninner: {count: 3}\nseveral: [{count: 4}, {count: 5}]\npath: x\n", outer),
+  ASSERT_THAT(bind_outer("rate: 0.25\non: true\nname: \"no\"\nlist: [a, \"b c\", \"1\"]\nmaybe: 7\ninner: {count: "
+                         "3}\nseveral: [{count: 4}, {count: 5}]\npath: x\n",
+                         outer),
               ElementsAre());
   Writer writer;
   outer.visit(writer);
   EXPECT_EQ(writer.text(),
-            "rate: 0.25\non: true\nname: \"no\"\nlist: [a, \"b c\", \"1\"]\nmaybe: 7\ninner:\n  count: 3\nseveral:\n  - count: 4\n  - count: 5\npath: /base/x\n");
+            "rate: 0.25\non: true\nname: \"no\"\nlist: [a, \"b c\", \"1\"]\nmaybe: 7\ninner:\n  count: 3\nseveral:\n  "
+            "- count: 4\n  - count: 5\npath: /base/x\n");
   Outer again;
   ASSERT_THAT(bind_outer(writer.text(), again), ElementsAre());
   Writer second;

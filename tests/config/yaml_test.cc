@@ -6,8 +6,8 @@
 namespace lathe::config {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::error_text;
+using ::testing::HasSubstr;
 
 std::string yaml_refusal(const std::string& text) {
   return error_text(ErrorKind::Config, [&] { parse_yaml(text, "r.yaml"); });
@@ -51,8 +51,10 @@ TEST(ParseYaml, BoundsSizeAndNestingBeforeParsing) {
 
 TEST(ReadYamlFile, RefusesADirectoryAndAMissingFile) {
   const testing::TemporaryDirectory directory;
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { read_yaml_file(directory.path().string()); }), HasSubstr("expected a YAML file, got a directory"));
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { read_yaml_file((directory / "none").string()); }), HasSubstr("no such file"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { read_yaml_file(directory.path().string()); }),
+              HasSubstr("expected a YAML file, got a directory"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { read_yaml_file((directory / "none").string()); }),
+              HasSubstr("no such file"));
 }
 
 TEST(ApplyOverride, SetsAddsAndRemoves) {
@@ -69,9 +71,11 @@ TEST(ApplyOverride, SetsAddsAndRemoves) {
 
 TEST(ApplyOverride, RefusesWhatHasNoForm) {
   YamlNode root = parse_yaml("a: 1\n", "r.yaml");
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a"); }), HasSubstr("override: expected key=value or ~key, got \"a\""));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a"); }),
+              HasSubstr("override: expected key=value or ~key, got \"a\""));
   EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "=1"); }), HasSubstr("expected key=value"));
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a.b=1"); }), HasSubstr("\"a\" is not a mapping"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a.b=1"); }),
+              HasSubstr("\"a\" is not a mapping"));
   EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a=[1"); }), HasSubstr("override:"));
 }
 

@@ -13,7 +13,8 @@ namespace {
 std::string bound_text(double value) { return write_number(value); }
 
 // The value of ${...}: false after noting the mistake. `text` is what a resolved recipe keeps of it.
-bool expand(const std::string& variable, const YamlNode& node, const std::string& key, std::string& value, std::string& text, ReadContext& context) {
+bool expand(const std::string& variable, const YamlNode& node, const std::string& key, std::string& value,
+            std::string& text, ReadContext& context) {
   if (variable == "cache") {
     value = text = cache_directory();
     return true;
@@ -21,14 +22,16 @@ bool expand(const std::string& variable, const YamlNode& node, const std::string
   if (variable.starts_with("env:")) {
     const char* found = std::getenv(variable.c_str() + 4);
     if (found == nullptr) {
-      context.mistakes.push_back({node.file, node.line, node.column, key, "the environment variable " + quote(variable.substr(4)) + " is not set", ""});
+      context.mistakes.push_back({node.file, node.line, node.column, key,
+                                  "the environment variable " + quote(variable.substr(4)) + " is not set", ""});
       return false;
     }
     value = found;
     text = "${" + variable + "}";
     return true;
   }
-  context.mistakes.push_back({node.file, node.line, node.column, key, "unknown reference " + quote("${" + variable + "}"), "known: ${cache}, ${env:NAME}"});
+  context.mistakes.push_back({node.file, node.line, node.column, key,
+                              "unknown reference " + quote("${" + variable + "}"), "known: ${cache}, ${env:NAME}"});
   return false;
 }
 
@@ -43,7 +46,8 @@ bool Range::contains(double value) const {
 std::string Range::to_string() const {
   if (std::isnan(low)) return "";
   if (std::isnan(high)) return (low_excluded ? " > " : " >= ") + bound_text(low);
-  return std::string(" in ") + (low_excluded ? "(" : "[") + bound_text(low) + ", " + bound_text(high) + (high_excluded ? ")" : "]");
+  return std::string(" in ") + (low_excluded ? "(" : "[") + bound_text(low) + ", " + bound_text(high) +
+         (high_excluded ? ")" : "]");
 }
 
 Range at_least(double low) { return {.low = low}; }
@@ -75,12 +79,14 @@ std::string write_number(double value) {
 }
 
 std::string write_string(const std::string& text) {
-  static const std::set<std::string> kMisread = {"none", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "auto"};
+  static const std::set<std::string> kMisread = {"none", "null", "true", "false", "yes", "no",
+                                                 "on",   "off",  "y",    "n",     "auto"};
   const bool plain_characters = std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '/' || c == '+' || c >= 0x80;
   });
   double number = 0;
-  if (!text.empty() && plain_characters && text[0] != '-' && !kMisread.contains(text) && !parse_number(text, number)) return text;
+  if (!text.empty() && plain_characters && text[0] != '-' && !kMisread.contains(text) && !parse_number(text, number))
+    return text;
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -101,12 +107,14 @@ std::string cache_directory() {
     const char* value = std::getenv(name);
     return std::string(value == nullptr ? "" : value);
   };
-  if (const std::string cache = variable("LATHE_CACHE"); !cache.empty()) return std::filesystem::absolute(cache).string();
+  if (const std::string cache = variable("LATHE_CACHE"); !cache.empty())
+    return std::filesystem::absolute(cache).string();
   if (const std::string cache = variable("XDG_CACHE_HOME"); !cache.empty()) return cache + "/lathe";
   return variable("HOME") + "/.cache/lathe";
 }
 
-bool resolve_path(const YamlNode& node, const std::string& key, const std::string& base, Path& path, ReadContext& context) {
+bool resolve_path(const YamlNode& node, const std::string& key, const std::string& base, Path& path,
+                  ReadContext& context) {
   std::string written;
   if (!Codec<std::string>::read(node, written)) {
     context.complain(node, key, "a path");
@@ -122,7 +130,8 @@ bool resolve_path(const YamlNode& node, const std::string& key, const std::strin
     if (dollar == std::string::npos) break;
     const size_t close = written.find('}', dollar);
     std::string value, text;
-    const std::string variable = close == std::string::npos ? written.substr(dollar + 2) : written.substr(dollar + 2, close - dollar - 2);
+    const std::string variable =
+        close == std::string::npos ? written.substr(dollar + 2) : written.substr(dollar + 2, close - dollar - 2);
     if (!expand(variable, node, key, value, text, context)) return false;
     starts_with_reference = starts_with_reference || result.text.empty();
     result.text += text;
@@ -130,11 +139,13 @@ bool resolve_path(const YamlNode& node, const std::string& key, const std::strin
     at = close == std::string::npos ? written.size() : close + 1;
   }
   if (result.resolved.starts_with("~/")) {
-    context.mistakes.push_back({node.file, node.line, node.column, key, "a shell's ~ is not expanded in a recipe", "write ${env:HOME}" + result.resolved.substr(1)});
+    context.mistakes.push_back({node.file, node.line, node.column, key, "a shell's ~ is not expanded in a recipe",
+                                "write ${env:HOME}" + result.resolved.substr(1)});
     return false;
   }
   if (!result.resolved.starts_with("hf:")) {
-    const std::filesystem::path origin = node.line == 0 || base.empty() ? std::filesystem::current_path() : std::filesystem::absolute(base);
+    const std::filesystem::path origin =
+        node.line == 0 || base.empty() ? std::filesystem::current_path() : std::filesystem::absolute(base);
     const auto absolute = [&](const std::string& relative) { return (origin / relative).lexically_normal().string(); };
     result.resolved = absolute(result.resolved);
     if (!starts_with_reference) result.text = absolute(result.text);
@@ -160,12 +171,15 @@ void Reader::missing(const std::string& key) {
 void Reader::finish() {
   for (const YamlNode::Member& member : mapping_.members) {
     if (std::find(known_.begin(), known_.end(), member.key) != known_.end()) continue;
-    context_.mistakes.push_back({member.value.file, member.line, member.column, prefix_ + printable(member.key), "unknown key", suggest(member.key, known_)});
+    context_.mistakes.push_back({member.value.file, member.line, member.column, prefix_ + printable(member.key),
+                                 "unknown key", suggest(member.key, known_)});
   }
 }
 
-void SchemaPrinter::leaf(const std::string& lead, const std::string& type, const std::string& fallback, const Field& info) {
-  const std::string status = info.need == Need::Required ? "required" : "default " + (fallback.empty() ? "none" : fallback);
+void SchemaPrinter::leaf(const std::string& lead, const std::string& type, const std::string& fallback,
+                         const Field& info) {
+  const std::string status =
+      info.need == Need::Required ? "required" : "default " + (fallback.empty() ? "none" : fallback);
   text_ += lead + type + "; " + status + "  # " + info.doc + "\n";
 }
 

@@ -14,7 +14,8 @@
 #include "lathe/config/yaml.h"
 
 /// Binds a YAML tree to structs. A struct names its fields once, in order, in
-///     template <typename Visitor> void visit(Visitor& v) { v.field("rank", rank, {"rows of A", Need::Required, at_least(1)}); ... }
+///     template <typename Visitor> void visit(Visitor& v) { v.field("rank", rank, {"rows of A", Need::Required,
+///     at_least(1)}); ... }
 /// and from that one list come reading with strict checks, the resolved document and the printed schema.
 namespace lathe::config {
 
@@ -66,14 +67,16 @@ struct Path {
   bool operator==(const Path&) const = default;
 };
 
-/// Resolves ${cache} and ${env:NAME} and makes the path absolute: relative to `base`, or to the current directory for overrides.
-/// hf:org/name stays. Returns false after noting the mistake.
-bool resolve_path(const YamlNode& node, const std::string& key, const std::string& base, Path& path, ReadContext& context);
+/// Resolves ${cache} and ${env:NAME} and makes the path absolute: relative to `base`, or to the current directory for
+/// overrides. hf:org/name stays. Returns false after noting the mistake.
+bool resolve_path(const YamlNode& node, const std::string& key, const std::string& base, Path& path,
+                  ReadContext& context);
 
 /// The user's cache: LATHE_CACHE, or XDG_CACHE_HOME or ~/.cache with /lathe.
 std::string cache_directory();
 
-/// Words for the values of an enumeration: specialise with `static constexpr std::array<std::pair<Enum, const char*>, N> kWords`.
+/// Words for the values of an enumeration: specialise with `static constexpr std::array<std::pair<Enum, const char*>,
+/// N> kWords`.
 template <typename Enum>
 struct Words;
 
@@ -184,7 +187,8 @@ struct Codec<std::vector<std::pair<std::string, T>>> {
   }
   static std::string write(const std::vector<std::pair<std::string, T>>& values) {
     std::string text;
-    for (const auto& [key, value] : values) text += (text.empty() ? "" : ", ") + write_string(key) + ": " + Codec<T>::write(value);
+    for (const auto& [key, value] : values)
+      text += (text.empty() ? "" : ", ") + write_string(key) + ": " + Codec<T>::write(value);
     return "{" + text + "}";
   }
 };
@@ -205,7 +209,9 @@ struct Codec<std::optional<T>> {
 // --- visitors ---
 
 template <typename T, typename Visitor>
-concept Visitable = requires(T& value, Visitor& visitor) { value.visit(visitor); };
+concept Visitable = requires(T& value, Visitor& visitor) {
+  value.visit(visitor);
+};
 
 inline double as_number(int64_t value) { return static_cast<double>(value); }
 inline double as_number(double value) { return value; }
@@ -242,14 +248,16 @@ class Reader {
 
  private:
   void missing(const std::string& key);
-  void read(const YamlNode& node, const std::string& key, Path& value, const Field&) { resolve_path(node, key, base_, value, context_); }
+  void read(const YamlNode& node, const std::string& key, Path& value, const Field&) {
+    resolve_path(node, key, base_, value, context_);
+  }
   void read(const YamlNode& node, const std::string& key, std::vector<Path>& value, const Field& info);
   void read(const YamlNode& node, const std::string& key, std::optional<Path>& value, const Field& info) {
     if (is_none(node)) return value.reset();
     read(node, key, value.emplace(), info);
   }
   template <typename T>
-    requires Visitable<T, Reader>
+  requires Visitable<T, Reader>
   void read(const YamlNode& node, const std::string& key, T& value, const Field&) {
     if (!node.is_mapping()) return context_.complain(node, key, "a mapping");
     Reader inner(node, key + ".", base_, context_);
@@ -257,17 +265,18 @@ class Reader {
     inner.finish();
   }
   template <typename T>
-    requires Visitable<T, Reader>
+  requires Visitable<T, Reader>
   void read(const YamlNode& node, const std::string& key, std::optional<T>& value, const Field& info) {
     if (is_none(node)) return value.reset();
     read(node, key, value.emplace(), info);
   }
   template <typename T>
-    requires Visitable<T, Reader>
+  requires Visitable<T, Reader>
   void read(const YamlNode& node, const std::string& key, std::vector<T>& values, const Field& info) {
     if (node.kind != YamlNode::Kind::Sequence) return context_.complain(node, key, "a list of mappings");
     values.clear();
-    for (size_t i = 0; i < node.items.size(); ++i) read(node.items[i], key + "[" + std::to_string(i) + "]", values.emplace_back(), info);
+    for (size_t i = 0; i < node.items.size(); ++i)
+      read(node.items[i], key + "[" + std::to_string(i) + "]", values.emplace_back(), info);
   }
   template <typename T>
   void read(const YamlNode& node, const std::string& key, T& value, const Field& info) {
@@ -309,20 +318,20 @@ class Writer {
     line(values.empty() ? "none" : Codec<std::vector<std::string>>::write(texts));
   }
   template <typename T>
-    requires Visitable<T, Writer>
+  requires Visitable<T, Writer>
   void write(T& value) {
     Writer inner(indent_ + 2);
     value.visit(inner);
     text_ += "\n" + inner.text();
   }
   template <typename T>
-    requires Visitable<T, Writer>
+  requires Visitable<T, Writer>
   void write(std::optional<T>& value) {
     if (!value) return line("none");
     write(*value);
   }
   template <typename T>
-    requires Visitable<T, Writer>
+  requires Visitable<T, Writer>
   void write(std::vector<T>& values) {
     if (values.empty()) return line("[]");
     text_ += "\n";
@@ -365,20 +374,20 @@ class SchemaPrinter {
     text_ += inner.text();
   }
   void print(const std::string& lead, const Path&, const Field& info) { leaf(lead, "a path", "", info); }
-  void print(const std::string& lead, const std::optional<Path>&, const Field& info) { leaf(lead, "a path", "none", info); }
-  void print(const std::string& lead, const std::vector<Path>&, const Field& info) { leaf(lead, "a path or a list of paths", "none", info); }
-  template <typename T>
-    requires Visitable<T, SchemaPrinter>
-  void print(const std::string& lead, T& value, const Field& info) {
-    nested(lead, value, info);
+  void print(const std::string& lead, const std::optional<Path>&, const Field& info) {
+    leaf(lead, "a path", "none", info);
+  }
+  void print(const std::string& lead, const std::vector<Path>&, const Field& info) {
+    leaf(lead, "a path or a list of paths", "none", info);
   }
   template <typename T>
-    requires Visitable<T, SchemaPrinter>
-  void print(const std::string& lead, std::optional<T>&, const Field& info) {
-    nested(lead, T{}, info);
-  }
+  requires Visitable<T, SchemaPrinter>
+  void print(const std::string& lead, T& value, const Field& info) { nested(lead, value, info); }
   template <typename T>
-    requires Visitable<T, SchemaPrinter>
+  requires Visitable<T, SchemaPrinter>
+  void print(const std::string& lead, std::optional<T>&, const Field& info) { nested(lead, T{}, info); }
+  template <typename T>
+  requires Visitable<T, SchemaPrinter>
   void print(const std::string& lead, std::vector<T>&, const Field& info) {
     nested(lead + "a list, each: ", T{}, info);
   }

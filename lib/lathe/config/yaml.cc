@@ -18,11 +18,13 @@ namespace {
 constexpr uint64_t kMaxBytes = 256 << 10;
 constexpr size_t kMaxDepth = 32;
 
-[[noreturn]] void fail(const std::string& file, int line, int column, const std::string& problem, const std::string& hint = "") {
+[[noreturn]] void fail(const std::string& file, int line, int column, const std::string& problem,
+                       const std::string& hint = "") {
   throw Error(ErrorKind::Config, Diagnostic{file, line, column, "", problem, hint});
 }
 
-// An upper bound of the nesting, without recursion: open flow brackets plus the block levels that indentation and dashes open.
+// An upper bound of the nesting, without recursion: open flow brackets plus the block levels that indentation and
+// dashes open.
 void check_nesting(std::string_view text, const std::string& file) {
   std::vector<size_t> block_columns;
   size_t flow = 0;
@@ -50,7 +52,8 @@ void check_nesting(std::string_view text, const std::string& file) {
     if (c == '[' || c == '{') ++flow;
     if ((c == ']' || c == '}') && flow > 0) --flow;
     if (flow > 0 && (c == '"' || c == '\'')) quote_mark = c;
-    if (flow + block_columns.size() > kMaxDepth + 1) fail(file, line, static_cast<int>(column), "nested more than 32 deep");
+    if (flow + block_columns.size() > kMaxDepth + 1)
+      fail(file, line, static_cast<int>(column), "nested more than 32 deep");
   }
 }
 
@@ -65,19 +68,24 @@ class TreeBuilder : public YAML::EventHandler {
 
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { add(mark, "?", anchor, YamlNode::Kind::Scalar, ""); }
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    add(mark, "?", anchor, YamlNode::Kind::Scalar, "");
+  }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
     complain(mark, "aliases are not allowed", "write the value out");
     add(mark, "?", 0, YamlNode::Kind::Scalar, "");
   }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
     add(mark, tag, anchor, YamlNode::Kind::Scalar, value);
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
     open(add(mark, tag, anchor, YamlNode::Kind::Sequence, ""));
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
     open(add(mark, tag, anchor, YamlNode::Kind::Mapping, ""));
   }
   void OnMapEnd() override { close(); }
@@ -93,8 +101,9 @@ class TreeBuilder : public YAML::EventHandler {
     mistakes.push_back({file_, mark.line + 1, mark.column + 1, "", std::move(problem), std::move(hint)});
   }
 
-  // Puts a node where the parser is: the root, the next item, the next key or the value of the last key.
-  YamlNode* add(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YamlNode::Kind kind, const std::string& value) {
+  // Puts a node where the parser is: the root, the next item or the value of the last key. A key is no node: null.
+  YamlNode* add(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YamlNode::Kind kind,
+                const std::string& value) {
     if (anchor != 0) complain(mark, "anchors are not allowed", "write the value out");
     if (!tag.empty() && tag != "?" && tag != "!") complain(mark, "tags are not allowed", "");
     YamlNode node;
@@ -112,18 +121,22 @@ class TreeBuilder : public YAML::EventHandler {
     Level& level = levels_.back();
     if (level.node->kind == YamlNode::Kind::Sequence) return &level.node->items.emplace_back(std::move(node));
     if (!level.has_key) {
-      if (kind != YamlNode::Kind::Scalar) complain(mark, "a key must be a word", "");
+      if (kind != YamlNode::Kind::Scalar) {
+        complain(mark, "a key must be a word", "");
+        throw Error(ErrorKind::Config, mistakes);  // what follows has no place in the tree
+      }
       level.has_key = true;
       level.pending = {value, node.line, node.column, {}};
-      scrap_ = std::move(node);
-      return &scrap_;
+      return nullptr;
     }
     level.has_key = false;
     const bool duplicate = level.node->find(level.pending.key) != nullptr;
     if (duplicate) {
-      mistakes.push_back({file_, level.pending.line, level.pending.column, printable(level.pending.key), "duplicate key", ""});
+      mistakes.push_back(
+          {file_, level.pending.line, level.pending.column, printable(level.pending.key), "duplicate key", ""});
     } else if (level.pending.key == "<<") {
-      mistakes.push_back({file_, level.pending.line, level.pending.column, "<<", "merge keys are not allowed", "write the values out"});
+      mistakes.push_back({file_, level.pending.line, level.pending.column, "<<", "merge keys are not allowed",
+                          "write the values out"});
     }
     level.pending.value = std::move(node);
     level.node->members.push_back(std::move(level.pending));
@@ -134,13 +147,13 @@ class TreeBuilder : public YAML::EventHandler {
 
   std::string file_;
   std::vector<Level> levels_;
-  YamlNode scrap_;
 };
 
 }  // namespace
 
 const YamlNode* YamlNode::find(std::string_view key) const {
-  const auto found = std::find_if(members.begin(), members.end(), [&](const Member& member) { return member.key == key; });
+  const auto found =
+      std::find_if(members.begin(), members.end(), [&](const Member& member) { return member.key == key; });
   return found == members.end() ? nullptr : &found->value;
 }
 
@@ -154,7 +167,9 @@ std::string YamlNode::describe() const {
 
 YamlNode parse_yaml(std::string_view text, const std::string& file) {
   if (text.size() > kMaxBytes) {
-    fail(file, 0, 0, Diagnostic::expected("at most " + std::to_string(kMaxBytes) + " bytes", std::to_string(text.size()) + " bytes"));
+    fail(file, 0, 0,
+         Diagnostic::expected("at most " + std::to_string(kMaxBytes) + " bytes",
+                              std::to_string(text.size()) + " bytes"));
   }
   if (text.find('\0') != std::string_view::npos || find_invalid_utf8(text) != std::string_view::npos) {
     fail(file, 0, 0, Diagnostic::expected("UTF-8 text", "binary data"));
@@ -166,7 +181,8 @@ YamlNode parse_yaml(std::string_view text, const std::string& file) {
     YAML::Parser parser(stream);
     parser.HandleNextDocument(builder);
     TreeBuilder second(file);
-    if (parser.HandleNextDocument(second)) fail(file, second.root.line, second.root.column, "a second document is not allowed");
+    if (parser.HandleNextDocument(second))
+      fail(file, second.root.line, second.root.column, "a second document is not allowed");
   } catch (const YAML::Exception& error) {
     fail(file, error.mark.line + 1, error.mark.column + 1, "bad YAML: " + error.msg);
   }
@@ -190,7 +206,8 @@ void apply_override(YamlNode& root, const std::string& argument) {
   const size_t equals = argument.find('=');
   const std::string path = removes ? argument.substr(1) : argument.substr(0, equals);
   if (path.empty() || (!removes && equals == std::string::npos)) {
-    fail("override", 0, 0, Diagnostic::expected("key=value or ~key", quote(argument)), "for example training.batch_size=8");
+    fail("override", 0, 0, Diagnostic::expected("key=value or ~key", quote(argument)),
+         "for example training.batch_size=8");
   }
   YamlNode* node = &root;
   std::istringstream parts(path);
@@ -198,7 +215,8 @@ void apply_override(YamlNode& root, const std::string& argument) {
   for (std::string key; std::getline(parts, key, '.');) keys.push_back(key);
   for (size_t i = 0; i < keys.size(); ++i) {
     if (!node->is_mapping()) fail("override", 0, 0, quote(argument) + ": " + quote(keys[i - 1]) + " is not a mapping");
-    auto found = std::find_if(node->members.begin(), node->members.end(), [&](const YamlNode::Member& member) { return member.key == keys[i]; });
+    auto found = std::find_if(node->members.begin(), node->members.end(),
+                              [&](const YamlNode::Member& member) { return member.key == keys[i]; });
     const bool last = i + 1 == keys.size();
     if (removes && last) {
       if (found != node->members.end()) node->members.erase(found);
