@@ -26,6 +26,7 @@ int main() {
     loss_value = loss.item<float>();
   }
   layer->merge();  // the update now sits in the layer's own weight
-  std::printf("loss %.6f, weight error %.4f\n", loss_value, (layer->base_layer->dense_weight() - target).abs().max().item<float>());
+  std::printf("loss %.6f, weight error %.4f\n", loss_value,
+              (layer->base_layer->dense_weight() - target).abs().max().item<float>());
   return loss_value < 1e-4 ? 0 : 1;
 }

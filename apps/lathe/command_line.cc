@@ -49,8 +49,12 @@ class Parser {
     sub->footer(std::string("\nExample: ") + example);
     return sub;
   }
-  void add_overrides(CLI::App* sub) { sub->add_option("OVERRIDES", line_.overrides, "key=value or ~key, for example optimizer.lr=1e-3"); }
-  void add_recipe(CLI::App* sub, const char* what = "A recipe file or the name of a ready recipe") { sub->add_option("RECIPE", line_.recipe, what)->required(); }
+  void add_overrides(CLI::App* sub) {
+    sub->add_option("OVERRIDES", line_.overrides, "key=value or ~key, for example optimizer.lr=1e-3");
+  }
+  void add_recipe(CLI::App* sub, const char* what = "A recipe file or the name of a ready recipe") {
+    sub->add_option("RECIPE", line_.recipe, what)->required();
+  }
   void add_model(CLI::App* sub) {
     sub->add_option("--model", line_.model, "Model directory, or hf:org/name in the local cache")->required();
     sub->add_option("--adapter", line_.adapter, "Adapter directory (PEFT's format)");
@@ -61,11 +65,13 @@ class Parser {
     add_recipe(train);
     add_overrides(train);
     train->add_flag("--resume", line_.resume, "Go on from the run directory's newest checkpoint");
-    CLI::App* validate = verb("validate", "Check a recipe, and the checkpoint's headers", "lathe validate my.yaml --data");
+    CLI::App* validate =
+        verb("validate", "Check a recipe, and the checkpoint's headers", "lathe validate my.yaml --data");
     add_recipe(validate);
     add_overrides(validate);
     validate->add_flag("--data", line_.data, "Also read the data and the tokenizer");
-    CLI::App* eval = verb("eval", "Evaluate a recipe's model or a finished run on data.eval", "lathe eval runs/quickstart data.eval=test.jsonl --json");
+    CLI::App* eval = verb("eval", "Evaluate a recipe's model or a finished run on data.eval",
+                          "lathe eval runs/quickstart data.eval=test.jsonl --json");
     add_recipe(eval, "A recipe, or a run directory");
     add_overrides(eval);
     eval->add_flag("--json", line_.json, "One JSON object");
@@ -85,26 +91,34 @@ class Parser {
     CLI::Option* text = predict->add_option("--text", line_.text, "One text");
     predict->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")->excludes(text);
     predict->add_flag("--json", line_.json, "One JSON object per text");
-    CLI::App* logits = verb("logits", "Write a model's logits to a safetensors file", "lathe logits --model DIR --text Hello --out logits.safetensors");
+    CLI::App* logits = verb("logits", "Write a model's logits to a safetensors file",
+                            "lathe logits --model DIR --text Hello --out logits.safetensors");
     add_model(logits);
     CLI::Option* ids = logits->add_option("--ids", line_.ids, "Token ids, separated by commas");
     CLI::Option* logits_text = logits->add_option("--text", line_.text, "One text")->excludes(ids);
-    logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")->excludes(ids)->excludes(logits_text);
+    logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")
+        ->excludes(ids)
+        ->excludes(logits_text);
     logits->add_option("--out", line_.out, "File to write")->required();
     logits->add_flag("--truncate", line_.truncate, "Cut texts that are longer than the model allows");
     logits->add_option("--compute", line_.compute, "Type of the products")->check(CLI::IsMember({"float32"}));
   }
 
   void add_file_verbs() {
-    CLI::App* tokenize = verb("tokenize", "Print the ids of texts, one JSON array per line", "lathe tokenize --model DIR --jsonl texts.jsonl");
+    CLI::App* tokenize = verb("tokenize", "Print the ids of texts, one JSON array per line",
+                              "lathe tokenize --model DIR --jsonl texts.jsonl");
     tokenize->add_option("--model", line_.model, "Model directory with tokenizer.json")->required();
-    tokenize->add_option("--jsonl", line_.jsonl, "A file with the field text on each line (with --decode: an array of ids)")->required();
+    tokenize
+        ->add_option("--jsonl", line_.jsonl, "A file with the field text on each line (with --decode: an array of ids)")
+        ->required();
     tokenize->add_flag("--no-special", line_.no_special, "Without [CLS], [SEP] and the like");
     tokenize->add_flag("--decode", line_.decode, "From ids to text, special tokens kept");
-    CLI::App* inspect = verb("inspect", "Show a safetensors file, a model, an adapter or a run", "lathe inspect runs/quickstart/adapter");
+    CLI::App* inspect = verb("inspect", "Show a safetensors file, a model, an adapter or a run",
+                             "lathe inspect runs/quickstart/adapter");
     inspect->add_option("PATH", line_.recipe, "File or directory")->required();
     inspect->add_flag("--json", line_.json, "One JSON object");
-    CLI::App* doctor = verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");
+    CLI::App* doctor =
+        verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");
     doctor->add_flag("--json", line_.json, "One JSON object");
   }
 
@@ -114,8 +128,12 @@ class Parser {
 
 }  // namespace
 
-std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line) { return Parser(line).parse(argc, argv); }
+std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line) {
+  return Parser(line).parse(argc, argv);
+}
 
-bool needs_torch(const std::string& verb) { return std::find(kTorchVerbs.begin(), kTorchVerbs.end(), verb) != kTorchVerbs.end(); }
+bool needs_torch(const std::string& verb) {
+  return std::find(kTorchVerbs.begin(), kTorchVerbs.end(), verb) != kTorchVerbs.end();
+}
 
 }  // namespace lathe::app

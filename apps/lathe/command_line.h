@@ -25,7 +25,8 @@ struct CommandLine {
   bool debug = false;
 };
 
-/// Parses argv. Prints help (exit code 0) or a usage error (2) and returns that code; nothing when there is a verb to run.
+/// Parses argv. Prints help (exit code 0) or a usage error (2) and returns that code; nothing when there is a verb to
+/// run.
 std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line);
 
 /// Whether the verb is run by lathe-torch.

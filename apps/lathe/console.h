@@ -18,8 +18,8 @@ bool stderr_is_terminal();
 /// Prints one "error: ..." line per diagnostic and returns the exit code.
 int report(const Error& error);
 
-/// Runs `action` and turns what it throws into lines on stderr and an exit code. `other` may handle further kinds of exception: it
-/// returns a code, or -1 for "not mine".
+/// Runs `action` and turns what it throws into lines on stderr and an exit code. `other` may handle further kinds of
+/// exception: it returns a code, or -1 for "not mine".
 int run_reporting(const std::function<int()>& action, const std::function<int(const std::exception&)>& other = {});
 
 }  // namespace lathe::app

@@ -47,7 +47,8 @@ Json ask_torch() {
   ::close(ends[1]);
   std::string output;
   std::array<char, 4096> buffer{};
-  for (ssize_t n = 0; (n = ::read(ends[0], buffer.data(), buffer.size())) > 0;) output.append(buffer.data(), static_cast<size_t>(n));
+  for (ssize_t n = 0; (n = ::read(ends[0], buffer.data(), buffer.size())) > 0;)
+    output.append(buffer.data(), static_cast<size_t>(n));
   ::close(ends[0]);
   int status = 0;
   ::waitpid(child, &status, 0);
@@ -70,7 +71,9 @@ int run_doctor(const CommandLine& line) {
   } else {
     const auto print = [](const Json& object, const std::string& indent) {
       for (const auto& [key, value] : object.items()) {
-        if (!value.is_object()) print_result(indent + key + ": " + (value.is_string() ? printable(value.get<std::string>()) : value.dump()) + "\n");
+        if (!value.is_object())
+          print_result(indent + key + ": " + (value.is_string() ? printable(value.get<std::string>()) : value.dump()) +
+                       "\n");
       }
     };
     print(facts, "");

@@ -4,7 +4,6 @@
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
 #include "lathe/train/evaluate.h"
-#include "lathe/train/signals.h"
 #include "texts.h"
 #include "torch_verbs.h"
 
@@ -20,9 +19,11 @@ recipe::Recipe recipe_of_run(const CommandLine& line) {
 }
 
 train::Classifier classifier_of_run(const fs::path& run, const recipe::Recipe& recipe) {
-  if (fs::exists(run / "adapter")) return train::load_classifier(recipe.model.path.resolved, (run / "adapter").string());
+  if (fs::exists(run / "adapter"))
+    return train::load_classifier(recipe.model.path.resolved, (run / "adapter").string());
   if (fs::exists(run / "model")) return train::load_classifier((run / "model").string(), "");
-  throw data_error(run.string(), "has published nothing yet", "let lathe train finish, with --resume if it was stopped");
+  throw data_error(run.string(), "has published nothing yet",
+                   "let lathe train finish, with --resume if it was stopped");
 }
 
 }  // namespace
@@ -33,10 +34,13 @@ int run_eval(const CommandLine& line) {
   const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
   const train::Classifier classifier =
       is_run ? classifier_of_run(line.recipe, recipe)
-             : train::load_classifier(recipe.model.path.resolved, recipe.adapter.from ? recipe.adapter.from->resolved : "");
+             : train::load_classifier(recipe.model.path.resolved,
+                                      recipe.adapter.from ? recipe.adapter.from->resolved : "");
   const data::TextClassificationData data = data::open_evaluation(recipe, resolved, classifier.labels);
-  const train::Evaluation result = train::evaluate(classifier, data, *data.eval, static_cast<int64_t>(kInferenceBatchSize), train::stop_requested);
-  const Json json = {{"eval_loss", result.eval_loss}, {"accuracy", result.accuracy}, {"f1", result.f1}, {"samples", result.samples}};
+  const train::Evaluation result =
+      train::evaluate(classifier, data, *data.eval, static_cast<int64_t>(kInferenceBatchSize), {});
+  const Json json = {
+      {"eval_loss", result.eval_loss}, {"accuracy", result.accuracy}, {"f1", result.f1}, {"samples", result.samples}};
   if (line.json) {
     print_result(json.dump() + "\n");
   } else {

@@ -26,7 +26,8 @@ std::string torch_program() {
   for (const fs::path& candidate : {folder / kProgram, folder.parent_path() / "libexec/lathe" / kProgram}) {
     if (fs::exists(candidate)) return candidate.string();
   }
-  throw Error(ErrorKind::Internal, Diagnostic{(folder / kProgram).string(), 0, 0, "", "no such program", "the installation is not whole: build or install Lathe again"});
+  throw Error(ErrorKind::Internal, Diagnostic{(folder / kProgram).string(), 0, 0, "", "no such program",
+                                              "the installation is not whole: build or install Lathe again"});
 }
 
 int hand_over(char** argv) {

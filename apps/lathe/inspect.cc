@@ -3,11 +3,11 @@
 
 #include "console.h"
 #include "lathe/arch/arch.h"
+#include "lathe/base/error.h"
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"
 #include "lathe/formats/adapter_directory.h"
 #include "lathe/formats/model_directory.h"
-#include "lathe/base/error.h"
 #include "verbs.h"
 
 namespace lathe::app {
@@ -42,7 +42,8 @@ Summary inspect_file(const std::string& path) {
 }
 
 Summary inspect_adapter(const std::string& path) {
-  Summary summary{"adapter", Json::object(), formats::read_safetensors_header(formats::adapter_weights_path(path)).tensors};
+  Summary summary{"adapter", Json::object(),
+                  formats::read_safetensors_header(formats::adapter_weights_path(path)).tensors};
   const formats::AdapterConfig config = formats::read_adapter_config(path);
   summary.facts["rank"] = config.r;
   summary.facts["alpha"] = config.lora_alpha;
@@ -64,7 +65,8 @@ Summary inspect_run(const std::string& path) {
   Summary summary{"run", Json::object(), {}};
   std::vector<std::string> checkpoints;
   if (fs::exists(fs::path(path) / "checkpoints")) {
-    for (const auto& entry : fs::directory_iterator(fs::path(path) / "checkpoints")) checkpoints.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(fs::path(path) / "checkpoints"))
+      checkpoints.push_back(entry.path().filename().string());
   }
   std::sort(checkpoints.begin(), checkpoints.end());
   summary.facts["checkpoints"] = checkpoints;
@@ -104,9 +106,11 @@ int run_inspect(const CommandLine& line) {
   std::string out = summary.kind + " " + printable(line.recipe) + "\n";
   for (const auto& [key, value] : summary.facts.items()) out += "  " + key + ": " + printable(value.dump()) + "\n";
   for (const auto& tensor : summary.tensors) {
-    out += "  " + printable(tensor.name) + "  " + std::string(formats::dtype_name(tensor.dtype)) + " " + Json(tensor.shape).dump() + "\n";
+    out += "  " + printable(tensor.name) + "  " + std::string(formats::dtype_name(tensor.dtype)) + " " +
+           Json(tensor.shape).dump() + "\n";
   }
-  out += std::to_string(summary.tensors.size()) + " tensors, " + std::to_string(count(summary.tensors)) + " parameters\n";
+  out +=
+      std::to_string(summary.tensors.size()) + " tensors, " + std::to_string(count(summary.tensors)) + " parameters\n";
   print_result(out);
   return 0;
 }

@@ -22,12 +22,18 @@ text::Encoding parse_ids(const std::string& list, const train::Classifier& class
     int64_t id = -1;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), id);
     if (error != std::errc() || end != part.data() + part.size() || id < 0 || id >= arch::vocab_size(classifier.arch)) {
-      throw Error(ErrorKind::Config, Diagnostic{"--ids", 0, 0, "", Diagnostic::expected("ids from 0 to " + std::to_string(arch::vocab_size(classifier.arch) - 1), quote(part)), ""});
+      throw Error(ErrorKind::Config,
+                  Diagnostic{"--ids", 0, 0, "",
+                             Diagnostic::expected(
+                                 "ids from 0 to " + std::to_string(arch::vocab_size(classifier.arch) - 1), quote(part)),
+                             ""});
     }
     encoding.ids.push_back(id);
   }
   if (static_cast<int64_t>(encoding.ids.size()) > arch::max_positions(classifier.arch)) {
-    throw data_error("--ids", Diagnostic::expected("at most " + std::to_string(arch::max_positions(classifier.arch)) + " ids", std::to_string(encoding.ids.size())));
+    throw data_error("--ids",
+                     Diagnostic::expected("at most " + std::to_string(arch::max_positions(classifier.arch)) + " ids",
+                                          std::to_string(encoding.ids.size())));
   }
   encoding.type_ids.assign(encoding.ids.size(), 0);
   return encoding;
@@ -53,11 +59,13 @@ int run_logits(const CommandLine& line) {
     throw Error(ErrorKind::Config, Diagnostic{"lathe logits", 0, 0, "", "expected --ids, --text or --jsonl", ""});
   }
   const train::Classifier classifier = train::load_classifier(line.model, line.adapter);
-  const auto encodings = line.ids.empty() ? encode_inputs(line, classifier, line.truncate) : std::vector<text::Encoding>{parse_ids(line.ids, classifier)};
+  const auto encodings = line.ids.empty() ? encode_inputs(line, classifier, line.truncate)
+                                          : std::vector<text::Encoding>{parse_ids(line.ids, classifier)};
   std::vector<at::Tensor> rows;
   for (size_t first = 0; first < encodings.size(); first += kInferenceBatchSize) {
     const size_t last = std::min(first + kInferenceBatchSize, encodings.size());
-    rows.push_back(train::predict_logits(classifier, {encodings.begin() + static_cast<ptrdiff_t>(first), encodings.begin() + static_cast<ptrdiff_t>(last)}));
+    rows.push_back(train::predict_logits(classifier, {encodings.begin() + static_cast<ptrdiff_t>(first),
+                                                      encodings.begin() + static_cast<ptrdiff_t>(last)}));
   }
   io::NamedTensors tensors = padded_inputs(encodings);
   tensors.emplace_back("logits", at::cat(rows));

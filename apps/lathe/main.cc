@@ -10,11 +10,16 @@ namespace lathe::app {
 namespace {
 
 int run(const CommandLine& line, char** argv) {
-  static const std::map<std::string, int (*)(const CommandLine&)> kVerbs = {
-      {"ls", run_ls},     {"show", run_show},       {"cp", run_cp},       {"validate", run_validate}, {"tokenize", run_tokenize},
-      {"inspect", run_inspect}, {"doctor", run_doctor}};
+  static const std::map<std::string, int (*)(const CommandLine&)> kVerbs = {{"ls", run_ls},
+                                                                            {"show", run_show},
+                                                                            {"cp", run_cp},
+                                                                            {"validate", run_validate},
+                                                                            {"tokenize", run_tokenize},
+                                                                            {"inspect", run_inspect},
+                                                                            {"doctor", run_doctor}};
   if (const auto found = kVerbs.find(line.verb); found != kVerbs.end()) return found->second(line);
-  if (line.verb == "train") recipe::load(line.recipe, line.overrides);  // a mistake in the recipe need not wait for LibTorch
+  if (line.verb == "train")
+    recipe::load(line.recipe, line.overrides);  // a mistake in the recipe need not wait for LibTorch
   return hand_over(argv);
 }
 

@@ -17,8 +17,9 @@ int run_predict(const CommandLine& line) {
   const train::Classifier classifier = train::load_classifier(line.model, line.adapter);
   const auto encodings = encode_inputs(line, classifier, /*truncate=*/true);
   for (size_t first = 0; first < encodings.size(); first += kInferenceBatchSize) {
-    const std::vector<text::Encoding> batch(encodings.begin() + static_cast<ptrdiff_t>(first),
-                                            encodings.begin() + static_cast<ptrdiff_t>(std::min(first + kInferenceBatchSize, encodings.size())));
+    const std::vector<text::Encoding> batch(
+        encodings.begin() + static_cast<ptrdiff_t>(first),
+        encodings.begin() + static_cast<ptrdiff_t>(std::min(first + kInferenceBatchSize, encodings.size())));
     const at::Tensor probabilities = at::softmax(train::predict_logits(classifier, batch), 1);
     for (int64_t i = 0; i < probabilities.size(0); ++i) {
       Json by_label = Json::object();
@@ -26,7 +27,8 @@ int run_predict(const CommandLine& line) {
         by_label[classifier.labels[label]] = probabilities[i][static_cast<int64_t>(label)].item<float>();
       }
       const std::string& best = classifier.labels[static_cast<size_t>(probabilities[i].argmax().item<int64_t>())];
-      print_result(line.json ? Json{{"label", best}, {"probabilities", by_label}}.dump() + "\n" : printable(best) + "  " + printable(by_label.dump()) + "\n");
+      print_result(line.json ? Json{{"label", best}, {"probabilities", by_label}}.dump() + "\n"
+                             : printable(best) + "  " + printable(by_label.dump()) + "\n");
     }
   }
   return 0;

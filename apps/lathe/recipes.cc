@@ -20,14 +20,16 @@ const recipe::ReadyRecipe& ready_recipe(const std::string& name) {
 
 int run_ls(const CommandLine&) {
   for (const recipe::ReadyRecipe& ready : recipe::ready_recipes()) {
-    print_result(ready.name + std::string(ready.name.size() < 24 ? 24 - ready.name.size() : 0, ' ') + "  " + ready.purpose + "\n");
+    print_result(ready.name + std::string(ready.name.size() < 24 ? 24 - ready.name.size() : 0, ' ') + "  " +
+                 ready.purpose + "\n");
   }
   return 0;
 }
 
 int run_show(const CommandLine& line) {
   if (line.schema == !line.recipe.empty()) {
-    throw Error(ErrorKind::Config, Diagnostic{"lathe show", 0, 0, "", "expected the name of a ready recipe or --schema", "lathe ls lists the names"});
+    throw Error(ErrorKind::Config, Diagnostic{"lathe show", 0, 0, "", "expected the name of a ready recipe or --schema",
+                                              "lathe ls lists the names"});
   }
   print_result(line.schema ? recipe::schema() : ready_recipe(line.recipe).text);
   return 0;
@@ -36,7 +38,8 @@ int run_show(const CommandLine& line) {
 int run_cp(const CommandLine& line) {
   const recipe::ReadyRecipe& ready = ready_recipe(line.recipe);
   if (std::filesystem::exists(line.destination)) {
-    throw Error(ErrorKind::Config, Diagnostic{line.destination, 0, 0, "", "exists already", "choose another name: nothing is overwritten"});
+    throw Error(ErrorKind::Config, Diagnostic{line.destination, 0, 0, "", "exists already",
+                                              "choose another name: nothing is overwritten"});
   }
   write_file_atomically(line.destination, ready.text);
   return 0;

@@ -12,11 +12,13 @@ std::vector<text::Encoding> encode_inputs(const CommandLine& line, const train::
   const auto add = [&](const std::string& text, const std::string& place, int number) {
     encodings.push_back(tokenizer.encode(text, {.max_length = limit}));
     if (encodings.back().truncated && !truncate) {
-      throw data_error_at(place, number, "the text is longer than the model's " + std::to_string(limit) + " tokens", "--truncate cuts it");
+      throw data_error_at(place, number, "the text is longer than the model's " + std::to_string(limit) + " tokens",
+                          "--truncate cuts it");
     }
   };
   if (!line.jsonl.empty()) {
-    const auto dataset = data::TextDataset::open({line.jsonl}, {.format = data::TextFormat::TextLabel, .labels = {}, .labels_required = false});
+    const auto dataset = data::TextDataset::open(
+        {line.jsonl}, {.format = data::TextFormat::TextLabel, .labels = {}, .labels_required = false});
     for (int64_t i = 0; i < dataset.size(); ++i) add(dataset.sample(i).text, line.jsonl, dataset.sample(i).line);
   } else {
     add(line.text, "--text", 0);

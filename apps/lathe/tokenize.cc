@@ -10,7 +10,9 @@ namespace {
 
 std::vector<int64_t> read_ids(const Json& json, const std::string& file, int line) {
   std::vector<int64_t> ids;
-  const auto fail = [&](const Json& what) { throw data_error_at(file, line, Diagnostic::expected("an array of ids", describe(what))); };
+  const auto fail = [&](const Json& what) {
+    throw data_error_at(file, line, Diagnostic::expected("an array of ids", describe(what)));
+  };
   if (!json.is_array()) fail(json);
   for (const Json& id : json) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) fail(id);
@@ -36,8 +38,12 @@ int run_tokenize(const CommandLine& line) {
     if (line.decode) {
       out += Json(tokenizer.decode(read_ids(json, line.jsonl, number))).dump();
     } else {
-      const auto* text = json.is_object() && json.contains("text") && json["text"].is_string() ? json["text"].get_ptr<const std::string*>() : nullptr;
-      if (text == nullptr) throw data_error_at(line.jsonl, number, Diagnostic::expected("an object with the string field text", describe(json)));
+      const auto* text = json.is_object() && json.contains("text") && json["text"].is_string()
+                             ? json["text"].get_ptr<const std::string*>()
+                             : nullptr;
+      if (text == nullptr)
+        throw data_error_at(line.jsonl, number,
+                            Diagnostic::expected("an object with the string field text", describe(json)));
       out += Json(tokenizer.encode(*text, {.special_tokens = !line.no_special}).ids).dump();
     }
     out += '\n';

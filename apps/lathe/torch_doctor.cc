@@ -1,13 +1,22 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/native/DispatchStub.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <torch/version.h>
 
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include "console.h"
+#include "lathe/base/files.h"
 #include "lathe/base/json.h"
+#include "lathe/config/bind.h"
 #include "lathe/nn/kernels.h"
 #include "torch_verbs.h"
 
@@ -23,14 +32,49 @@ int64_t resident_bytes() {
   return 0;
 }
 
+// The best of several runs of `action`, in seconds.
+template <typename Action>
+double best_seconds(Action action) {
+  double best = 1e30;
+  for (int run = 0; run < 5; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    action();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+// Float32 products of 1024 x 1024 matrices, in operations per second.
+double gemm_flops() {
+  const at::Tensor a = at::ones({1024, 1024}), b = at::ones({1024, 1024});
+  at::Tensor c = at::empty({1024, 1024});
+  return 2.0 * 1024 * 1024 * 1024 / best_seconds([&] { at::mm_out(c, a, b); });
+}
+
+// Bytes read and written per second by copying 128 MiB.
+double memory_bytes_per_second() {
+  constexpr int64_t kElements = int64_t{32} << 20;
+  const at::Tensor from = at::ones({kElements});
+  at::Tensor to = at::empty({kElements});
+  return 2.0 * static_cast<double>(from.nbytes()) / best_seconds([&] { to.copy_(from); });
+}
+
 }  // namespace
 
 int run_torch_doctor(const CommandLine&) {
-  const Json facts = {{"version", TORCH_VERSION},
-                      {"threads", at::get_num_threads()},
-                      {"capability", at::get_cpu_capability()},
-                      {"kernels", nn::kernels::chosen_target()},
-                      {"process_base_bytes", resident_bytes()}};
+  const int64_t base = resident_bytes();
+  const Json speeds = {{"gemm_flops", gemm_flops()}, {"memory_bytes_per_second", memory_bytes_per_second()}};
+  std::error_code ignored;
+  const std::string cache = config::cache_directory();
+  std::filesystem::create_directories(cache, ignored);
+  if (std::filesystem::is_directory(cache, ignored))
+    write_file_atomically(cache + "/machine.json", speeds.dump() + "\n");
+  Json facts = {{"version", TORCH_VERSION},
+                {"threads", at::get_num_threads()},
+                {"capability", at::get_cpu_capability()},
+                {"kernels", nn::kernels::chosen_target()},
+                {"process_base_bytes", base}};
+  facts.update(speeds);
   print_result(facts.dump() + "\n");
   return 0;
 }

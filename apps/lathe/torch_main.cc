@@ -4,6 +4,7 @@
 #include <climits>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "console.h"
 #include "lathe/base/text.h"
@@ -26,11 +27,15 @@ int report_torch_error(const std::exception& error, bool debug) {
 }
 
 int run(const CommandLine& line) {
-  static const std::map<std::string, int (*)(const CommandLine&)> kVerbs = {
-      {"train", run_train}, {"eval", run_eval}, {"predict", run_predict}, {"logits", run_logits}, {"doctor", run_torch_doctor}};
+  static const std::map<std::string, int (*)(const CommandLine&)> kVerbs = {{"train", run_train},
+                                                                            {"eval", run_eval},
+                                                                            {"predict", run_predict},
+                                                                            {"logits", run_logits},
+                                                                            {"doctor", run_torch_doctor}};
   const auto found = kVerbs.find(line.verb);
   if (found == kVerbs.end()) {
-    throw Error(ErrorKind::Config, Diagnostic{"lathe-torch", 0, 0, "", "runs only what lathe hands over", "use lathe " + line.verb});
+    throw Error(ErrorKind::Config,
+                Diagnostic{"lathe-torch", 0, 0, "", "runs only what lathe hands over", "use lathe " + line.verb});
   }
   return found->second(line);
 }
@@ -39,12 +44,18 @@ int run(const CommandLine& line) {
 }  // namespace lathe::app
 
 int main(int argc, char** argv) {
-  lathe::train::install_stop_handlers();
+  // lathe has blocked the signals that stop a run: only a training run must answer them with a checkpoint.
+  if (argc > 1 && std::string_view(argv[1]) == "train") {
+    lathe::train::install_stop_handlers();
+  } else {
+    lathe::train::unblock_stop_signals();
+  }
   // Big temporaries stay with the process instead of being mapped, faulted in and returned at every step.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   lathe::app::CommandLine line;
   if (const auto code = lathe::app::parse_command_line(argc, argv, line)) return *code;
-  return lathe::app::run_reporting([&] { return lathe::app::run(line); },
-                                   [&](const std::exception& error) { return lathe::app::report_torch_error(error, line.debug); });
+  return lathe::app::run_reporting(
+      [&] { return lathe::app::run(line); },
+      [&](const std::exception& error) { return lathe::app::report_torch_error(error, line.debug); });
 }

@@ -32,9 +32,11 @@ class Progress : public train::TrainObserver {
   void on_step(const train::StepMetrics& metrics) override {
     if (metrics.step % log_every_steps_ != 0 && metrics.step != num_steps_) return;
     const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    const double left = elapsed / static_cast<double>(metrics.step - first_step_) * static_cast<double>(num_steps_ - metrics.step);
-    const std::string text = "step " + std::to_string(metrics.step) + "/" + std::to_string(num_steps_) + "  loss " + format("%.4f", metrics.loss) + "  lr " +
-                             format("%.2e", metrics.lr) + "  " + format("%.0f", static_cast<double>(metrics.tokens) / metrics.seconds) + " tokens/s  " +
+    const double left =
+        elapsed / static_cast<double>(metrics.step - first_step_) * static_cast<double>(num_steps_ - metrics.step);
+    const std::string text = "step " + std::to_string(metrics.step) + "/" + std::to_string(num_steps_) + "  loss " +
+                             format("%.4f", metrics.loss) + "  lr " + format("%.2e", metrics.lr) + "  " +
+                             format("%.0f", static_cast<double>(metrics.tokens) / metrics.seconds) + " tokens/s  " +
                              format("%.0f", left) + " s left";
     if (terminal_) {
       std::cerr << "\r\x1B[K" << bar(metrics.step) << " " << text << std::flush;
@@ -44,8 +46,8 @@ class Progress : public train::TrainObserver {
   }
   void on_evaluation(int64_t step, const train::Evaluation& evaluation) override {
     end_bar();
-    print_note("step " + std::to_string(step) + "  eval_loss " + format("%.4f", evaluation.eval_loss) + "  accuracy " + format("%.4f", evaluation.accuracy) +
-               "  f1 " + format("%.4f", evaluation.f1));
+    print_note("step " + std::to_string(step) + "  eval_loss " + format("%.4f", evaluation.eval_loss) + "  accuracy " +
+               format("%.4f", evaluation.accuracy) + "  f1 " + format("%.4f", evaluation.f1));
   }
   void on_warning(const std::string& text) override {
     end_bar();

@@ -13,7 +13,8 @@ int run_tokenize(const CommandLine& line);
 int run_inspect(const CommandLine& line);
 int run_doctor(const CommandLine& line);
 
-/// The path of lathe-torch: beside this program, or in libexec when installed. Throws Error{Internal} when it is missing.
+/// The path of lathe-torch: beside this program, or in libexec when installed. Throws Error{Internal} when it is
+/// missing.
 std::string torch_program();
 /// Becomes lathe-torch with the same arguments. Returns only on failure.
 int hand_over(char** argv);

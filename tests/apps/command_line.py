@@ -261,6 +261,7 @@ class CommandLineTest(unittest.TestCase):
         facts = json.loads(self.lathe("doctor", "--json").stdout)
         self.assertEqual(facts["torch"]["version"].split(".")[0], "2")
         self.assertTrue(facts["torch"]["kernels"])
+        self.assertGreater(facts["torch"]["gemm_flops"], 1e9)
         self.assertGreater(facts["memory_bytes"], 0)
 
 

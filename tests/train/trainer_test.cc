@@ -16,9 +16,9 @@ namespace lathe::train {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::error_text;
 using testing::expect_identical;
+using ::testing::HasSubstr;
 using testing::TemporaryDirectory;
 
 namespace fs = std::filesystem;
@@ -64,7 +64,9 @@ output: {dir: placeholder}
     }
     return lines;
   }
-  std::string adapter_bytes(const std::string& run) const { return read_file(directory_ / (run + "/adapter/adapter_model.safetensors"), 1 << 24); }
+  std::string adapter_bytes(const std::string& run) const {
+    return read_file(directory_ / (run + "/adapter/adapter_model.safetensors"), 1 << 24);
+  }
 
   TemporaryDirectory directory_;
 };
@@ -87,7 +89,8 @@ TEST_F(TrainerTest, WritesEveryKeyOfAStepAndAnEvaluation) {
 }
 
 TEST_F(TrainerTest, LearnsTheTrainingData) {
-  train("run", {"training.max_steps=120", "optimizer.schedule=constant", "adapter.dropout=0", "model.dropout=0", "training.checkpoint_every_steps=0"});
+  train("run", {"training.max_steps=120", "optimizer.schedule=constant", "adapter.dropout=0", "model.dropout=0",
+                "training.checkpoint_every_steps=0"});
   const auto lines = metrics("run");
   EXPECT_LT(lines.back()["eval_loss"].get<double>(), 0.3);
   EXPECT_EQ(lines.back()["accuracy"].get<double>(), 1.0);
@@ -136,12 +139,14 @@ TEST_F(TrainerTest, PassesOverADamagedCheckpointLoudly) {
 TEST_F(TrainerTest, KeepsTheNewestCheckpointsOnly) {
   train("run");
   std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory_ / "run/checkpoints")) names.insert(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(directory_ / "run/checkpoints"))
+    names.insert(entry.path().filename().string());
   EXPECT_THAT(names, ElementsAre("step-6", "step-8"));
 }
 
 TEST_F(TrainerTest, GivesTheSameLossForEverySplitOfAWindow) {
-  const std::vector<std::string> off = {"model.dropout=0", "adapter.dropout=0", "data.shuffle=false", "training.max_steps=3"};
+  const std::vector<std::string> off = {"model.dropout=0", "adapter.dropout=0", "data.shuffle=false",
+                                        "training.max_steps=3"};
   const auto losses = [&](const std::string& run, const std::string& batch, const std::string& accumulation) {
     auto overrides = off;
     overrides.push_back("training.batch_size=" + batch);
@@ -163,20 +168,28 @@ TEST_F(TrainerTest, GivesTheSameLossForEverySplitOfAWindow) {
 
 TEST_F(TrainerTest, RefusesAUsedDirectoryAndAChangedRecipeOrData) {
   train("run");
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { train("run"); }), HasSubstr("output.dir: is not empty (--resume continues that run"));
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { train("run", {"optimizer.lr=0.5"}, true); }), HasSubstr("optimizer.lr: differs from the run that is being resumed"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { train("run"); }),
+              HasSubstr("output.dir: is not empty (--resume continues that run"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { train("run", {"optimizer.lr=0.5"}, true); }),
+              HasSubstr("optimizer.lr: differs from the run that is being resumed"));
   directory_.write("train.jsonl", "{\"text\": \"a\", \"label\": \"no\"}\n{\"text\": \"b\", \"label\": \"yes\"}\n");
-  EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run", {}, true); }), HasSubstr("the training data has changed since this checkpoint"));
+  EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run", {}, true); }),
+              HasSubstr("the training data has changed since this checkpoint"));
 }
 
 TEST_F(TrainerTest, MakesNoDirectoryWhenSomethingIsWrongBefore) {
   directory_.write("train.jsonl", "{\"text\": 5}\n");
-  EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run"); }), HasSubstr("train.jsonl:1: text: expected a string, got 5"));
+  EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run"); }),
+              HasSubstr("train.jsonl:1: text: expected a string, got 5"));
   EXPECT_FALSE(fs::exists(directory_ / "run"));
 }
 
 TEST_F(TrainerTest, StopsOnANonFiniteLossWithTheWeightsUntouched) {
-  EXPECT_THAT(error_text(ErrorKind::Numeric, [&] { train("run", {"optimizer.lr=1e30", "optimizer.clip_grad_norm=0"}); }), HasSubstr("is not finite"));
+  EXPECT_THAT(error_text(ErrorKind::Numeric,
+                         [&] {
+                           train("run", {"optimizer.lr=1e30", "optimizer.clip_grad_norm=0"});
+                         }),
+              HasSubstr("is not finite"));
   EXPECT_FALSE(fs::exists(directory_ / "run/adapter"));
 }
 
@@ -184,9 +197,11 @@ TEST_F(TrainerTest, FineTunesEveryWeightIntoAModelDirectory) {
   train("run", {"adapter={type: none}"});
   const Classifier trained = load_classifier((directory_ / "run/model").string(), "");
   EXPECT_THAT(trained.labels, ElementsAre("no", "yes"));
-  const auto original = io::TensorFile((directory_ / "model/model.safetensors").string()), written = io::TensorFile((directory_ / "run/model/model.safetensors").string());
+  const auto original = io::TensorFile((directory_ / "model/model.safetensors").string()),
+             written = io::TensorFile((directory_ / "run/model/model.safetensors").string());
   EXPECT_EQ(written.tensors().size(), original.tensors().size() + 2);
-  EXPECT_FALSE(at::equal(written.tensor("bert.embeddings.word_embeddings.weight"), original.tensor("bert.embeddings.word_embeddings.weight")));
+  EXPECT_FALSE(at::equal(written.tensor("bert.embeddings.word_embeddings.weight"),
+                         original.tensor("bert.embeddings.word_embeddings.weight")));
 }
 
 TEST_F(TrainerTest, MergedModelGivesTheAdaptersLogits) {
@@ -198,17 +213,21 @@ TEST_F(TrainerTest, MergedModelGivesTheAdaptersLogits) {
   testing::expect_close(predict_logits(merged, encodings), predict_logits(adapted, encodings), 1e-5, 1e-6);
 }
 
-TEST_F(TrainerTest, SavesAndSaysInterruptedOnASignal) {
+// Runs training in a child that sends itself SIGTERM after step `at`; returns its exit code.
+template <typename Train>
+int exit_code_when_stopped(int64_t at, Train train) {
   const pid_t child = ::fork();
   if (child == 0) {
     install_stop_handlers();
     struct Stopper : TrainObserver {
+      int64_t stop_at = 0;
       void on_step(const StepMetrics& metrics) override {
-        if (metrics.step == 4) std::raise(SIGTERM);
+        if (metrics.step == stop_at) std::raise(SIGTERM);
       }
     } observer;
+    observer.stop_at = at;
     try {
-      train_classifier(recipe("run"), false, observer);
+      train(observer);
     } catch (const Error& error) {
       ::_exit(error.exit_code());
     }
@@ -216,12 +235,22 @@ TEST_F(TrainerTest, SavesAndSaysInterruptedOnASignal) {
   }
   int status = 0;
   ::waitpid(child, &status, 0);
-  EXPECT_EQ(WEXITSTATUS(status), 75);
-  EXPECT_TRUE(fs::exists(directory_ / "run/checkpoints/step-4/manifest.json"));
+  return WEXITSTATUS(status);
+}
+
+TEST_F(TrainerTest, GoesOnAfterASignalToTheSameBits) {
   train("straight");
-  train("run", {}, true);
-  EXPECT_EQ(adapter_bytes("run"), adapter_bytes("straight"));
-  EXPECT_EQ(metrics("run"), metrics("straight"));
+  // Step 4 ends within an epoch; after step 3 an evaluation is due, which the signal cuts short.
+  for (const int64_t at : {int64_t{4}, int64_t{3}}) {
+    const std::string run = "run-" + std::to_string(at);
+    EXPECT_EQ(
+        exit_code_when_stopped(at, [&](TrainObserver& observer) { train_classifier(recipe(run), false, observer); }),
+        75);
+    EXPECT_TRUE(fs::exists(directory_ / (run + "/checkpoints/step-" + std::to_string(at) + "/manifest.json")));
+    train(run, {}, true);
+    EXPECT_EQ(adapter_bytes(run), adapter_bytes("straight"));
+    EXPECT_EQ(metrics(run), metrics("straight"));
+  }
 }
 
 TEST(Evaluation, ComputesAccuracyAndF1) {

@@ -23,16 +23,20 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
   unsupported(quant.type != QuantType::None, "quant.type", "none");
-  const bool text_format = data.format == DataFormat::Auto || data.format == DataFormat::TextLabel || data.format == DataFormat::Tokens;
+  const bool text_format =
+      data.format == DataFormat::Auto || data.format == DataFormat::TextLabel || data.format == DataFormat::Tokens;
   unsupported(!text_format, "data.format", "auto, text_label, tokens");
   unsupported(data.packing, "data.packing", "false");
+  unsupported(data.num_workers != 1, "data.num_workers", "1");
   unsupported(data.image.has_value(), "data.image", "none");
   unsupported(optimizer.type != OptimizerType::AdamW, "optimizer.type", "adamw");
   unsupported(!optimizer.groups.empty(), "optimizer.groups", "[]");
   unsupported(optimizer.lora_plus_ratio != 1, "optimizer.lora_plus_ratio", "1");
-  unsupported(optimizer.schedule == ScheduleType::InverseSqrt || optimizer.schedule == ScheduleType::Wsd, "optimizer.schedule", "constant, linear, cosine");
+  unsupported(optimizer.schedule == ScheduleType::InverseSqrt || optimizer.schedule == ScheduleType::Wsd,
+              "optimizer.schedule", "constant, linear, cosine");
   unsupported(!training.batch_size.samples, "training.batch_size", "an integer");
-  unsupported(training.activation_checkpointing.kind != Checkpointing::Kind::None, "training.activation_checkpointing", "none");
+  unsupported(training.activation_checkpointing.kind != Checkpointing::Kind::None, "training.activation_checkpointing",
+              "none");
   unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
   unsupported(training.early_stopping.has_value(), "training.early_stopping", "none");
   unsupported(training.keep_best.has_value(), "training.keep_best", "none");

@@ -41,10 +41,13 @@ std::vector<std::string> numbered_labels(size_t count) {
 }
 
 // The number of labels of a head that is a tensor of the file, or 0.
-int64_t head_rows(const formats::TensorInfo* info) { return info != nullptr && info->shape.size() == 2 ? info->shape[0] : 0; }
+int64_t head_rows(const formats::TensorInfo* info) {
+  return info != nullptr && info->shape.size() == 2 ? info->shape[0] : 0;
+}
 
 int64_t adapter_head_rows(const std::string& adapter) {
-  for (const formats::TensorInfo& info : formats::read_safetensors_header(formats::adapter_weights_path(adapter)).tensors) {
+  for (const formats::TensorInfo& info :
+       formats::read_safetensors_header(formats::adapter_weights_path(adapter)).tensors) {
     if (info.name == "base_model.model.classifier.weight") return head_rows(&info);
   }
   return 0;
@@ -52,7 +55,8 @@ int64_t adapter_head_rows(const std::string& adapter) {
 
 }  // namespace
 
-Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, const std::vector<std::string>& labels) {
+Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+                            const std::vector<std::string>& labels) {
   Classifier classifier;
   classifier.arch = resolved.config.arch;
   classifier.model_path = resolved.directory.path();
@@ -93,11 +97,13 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
     throw data_error(adapter.empty() ? directory.path() : adapter, "has no classification head (classifier.weight)",
                      adapter.empty() ? "give the adapter that was trained with it" : "train one with lathe train");
   }
-  if (static_cast<int64_t>(classifier.labels.size()) != num_labels) classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
+  if (static_cast<int64_t>(classifier.labels.size()) != num_labels)
+    classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
   classifier.model = models::build_text_classifier(config.arch, num_labels);
   if (classifier.adapter) {
-    const auto targets = arch::match_targets(arch::classifier_linears(config.arch, num_labels), *classifier.adapter, config.arch,
-                                             Diagnostic{adapter + "/adapter_config.json", 0, 0, "target_modules", "", ""}, false);
+    const auto targets =
+        arch::match_targets(arch::classifier_linears(config.arch, num_labels), *classifier.adapter, config.arch,
+                            Diagnostic{adapter + "/adapter_config.json", 0, 0, "target_modules", "", ""}, false);
     adapters::attach(*classifier.model, targets, *classifier.adapter);
     auto saved = classifier.adapter->modules_to_save;
     for (const std::string& name : arch::head_modules(config.arch)) saved.push_back(name);
@@ -133,7 +139,8 @@ void save_model(const Classifier& classifier, const std::string& directory) {
   if (merge) adapters::merge(*classifier.model);
   io::NamedTensors tensors;
   for (const auto& item : classifier.model->named_parameters()) {
-    if (item.key().find(".lora_") == std::string::npos) tensors.emplace_back(models::checkpoint_name(item.key()), item.value());
+    if (item.key().find(".lora_") == std::string::npos)
+      tensors.emplace_back(models::checkpoint_name(item.key()), item.value());
   }
   io::write_safetensors(directory + "/model.safetensors", tensors);
   if (merge) adapters::unmerge(*classifier.model);

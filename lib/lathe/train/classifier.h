@@ -25,7 +25,8 @@ struct Classifier {
 };
 
 /// The model of a recipe, ready to train: skeleton, adapters, weights streamed in, new parts drawn from training.seed.
-Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, const std::vector<std::string>& labels);
+Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+                            const std::vector<std::string>& labels);
 
 /// A trained classifier, to be used: `adapter` may be empty. Throws Error{Data} when neither directory brings a head.
 Classifier load_classifier(const std::string& model, const std::string& adapter);

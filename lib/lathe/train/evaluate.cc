@@ -18,7 +18,9 @@ double f1_of_label(const ConfusionCounts& counts, size_t label) {
     predicted += counts[other][label];
     actual += counts[label][other];
   }
-  return predicted + actual == 0 ? 0 : 2.0 * static_cast<double>(counts[label][label]) / static_cast<double>(predicted + actual);
+  return predicted + actual == 0
+             ? 0
+             : 2.0 * static_cast<double>(counts[label][label]) / static_cast<double>(predicted + actual);
 }
 
 }  // namespace
@@ -39,14 +41,15 @@ double f1_of(const ConfusionCounts& counts) {
   return counts.empty() ? 0 : sum / static_cast<double>(counts.size());
 }
 
-Evaluation evaluate(const Classifier& classifier, const data::TextClassificationData& data, const data::TextDataset& dataset,
-                    int64_t batch_size, const std::function<bool()>& cancelled) {
+Evaluation evaluate(const Classifier& classifier, const data::TextClassificationData& data,
+                    const data::TextDataset& dataset, int64_t batch_size, const std::function<bool()>& cancelled) {
   const at::NoGradGuard no_grad;
   const size_t num_labels = classifier.labels.size();
   ConfusionCounts counts(num_labels, std::vector<int64_t>(num_labels));
   double loss = 0;
   for (int64_t first = 0; first < dataset.size(); first += batch_size) {
-    if (cancelled && cancelled()) throw Error(ErrorKind::Interrupted, Diagnostic{"", 0, 0, "", "stopped during an evaluation", ""});
+    if (cancelled && cancelled())
+      throw Error(ErrorKind::Interrupted, Diagnostic{"", 0, 0, "", "stopped during an evaluation", ""});
     const int64_t last = std::min(first + batch_size, dataset.size());
     std::vector<text::Encoding> encodings;
     std::vector<int64_t> labels;
@@ -59,10 +62,12 @@ Evaluation evaluate(const Classifier& classifier, const data::TextClassification
     loss += nn::cross_entropy_sum(logits, truth).item<double>();
     const Tensor predicted = logits.argmax(1);
     for (int64_t i = 0; i < last - first; ++i) {
-      ++counts[static_cast<size_t>(labels[static_cast<size_t>(i)])][static_cast<size_t>(predicted.const_data_ptr<int64_t>()[i])];
+      ++counts[static_cast<size_t>(labels[static_cast<size_t>(i)])]
+              [static_cast<size_t>(predicted.const_data_ptr<int64_t>()[i])];
     }
   }
-  return {loss / static_cast<double>(std::max<int64_t>(1, dataset.size())), accuracy_of(counts), f1_of(counts), dataset.size()};
+  return {loss / static_cast<double>(std::max<int64_t>(1, dataset.size())), accuracy_of(counts), f1_of(counts),
+          dataset.size()};
 }
 
 }  // namespace lathe::train

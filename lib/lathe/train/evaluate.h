@@ -22,9 +22,9 @@ using ConfusionCounts = std::vector<std::vector<int64_t>>;
 double accuracy_of(const ConfusionCounts& counts);
 double f1_of(const ConfusionCounts& counts);
 
-/// Evaluates on all of `dataset`, in order, without dropout. `cancelled` is asked between batches; when it says yes, the result so
-/// far is dropped and Error{Interrupted} thrown.
-Evaluation evaluate(const Classifier& classifier, const data::TextClassificationData& data, const data::TextDataset& dataset,
-                    int64_t batch_size, const std::function<bool()>& cancelled);
+/// Evaluates on all of `dataset`, in order, without dropout. `cancelled` is asked between batches; when it says yes,
+/// the result so far is dropped and Error{Interrupted} thrown.
+Evaluation evaluate(const Classifier& classifier, const data::TextClassificationData& data,
+                    const data::TextDataset& dataset, int64_t batch_size, const std::function<bool()>& cancelled);
 
 }  // namespace lathe::train

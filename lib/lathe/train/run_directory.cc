@@ -23,14 +23,16 @@ constexpr const char* kLock = "lock";
 std::string checksum(const fs::path& file) {
   const MappedFile mapped(file);
   std::array<char, 17> text{};
-  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(XXH3_64bits(mapped.bytes().data(), mapped.bytes().size())));
+  std::snprintf(text.data(), text.size(), "%016llx",
+                static_cast<unsigned long long>(XXH3_64bits(mapped.bytes().data(), mapped.bytes().size())));
   return text.data();
 }
 
 std::vector<fs::path> files_below(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    if (entry.is_regular_file() && entry.path().filename() != kManifest) files.push_back(entry.path().lexically_relative(directory));
+    if (entry.is_regular_file() && entry.path().filename() != kManifest)
+      files.push_back(entry.path().lexically_relative(directory));
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -73,13 +75,15 @@ std::vector<CheckpointPlace> list_checkpoints(const fs::path& directory) {
     const auto [end, error] = std::from_chars(name.data() + 5, name.data() + name.size(), step);
     if (error == std::errc() && end == name.data() + name.size()) found.push_back({step, entry.path()});
   }
-  std::sort(found.begin(), found.end(), [](const CheckpointPlace& a, const CheckpointPlace& b) { return a.step > b.step; });
+  std::sort(found.begin(), found.end(),
+            [](const CheckpointPlace& a, const CheckpointPlace& b) { return a.step > b.step; });
   return found;
 }
 
 // Nothing, or only the lock of a run that ended before it began.
 bool holds_nothing(const fs::path& directory) {
-  return std::all_of(fs::directory_iterator(directory), fs::directory_iterator(), [](const fs::directory_entry& entry) { return entry.path().filename() == kLock; });
+  return std::all_of(fs::directory_iterator(directory), fs::directory_iterator(),
+                     [](const fs::directory_entry& entry) { return entry.path().filename() == kLock; });
 }
 
 void remove_leftovers(const fs::path& directory) {
@@ -97,8 +101,10 @@ RunDirectory::RunDirectory(const std::string& path, bool resume) : path_(path) {
   const auto refuse = [&](const std::string& problem, const std::string& hint) {
     throw Error(ErrorKind::Config, Diagnostic{path_.string(), 0, 0, "output.dir", problem, hint});
   };
-  if (fs::exists(path_) && !fs::is_directory(path_)) refuse("expected a directory, got a file", "choose another output.dir");
-  if (!resume && fs::exists(path_) && !holds_nothing(path_)) refuse("is not empty", "--resume continues that run; another output.dir keeps it");
+  if (fs::exists(path_) && !fs::is_directory(path_))
+    refuse("expected a directory, got a file", "choose another output.dir");
+  if (!resume && fs::exists(path_) && !holds_nothing(path_))
+    refuse("is not empty", "--resume continues that run; another output.dir keeps it");
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) refuse("cannot be created: " + error.message(), "");
@@ -124,13 +130,16 @@ void RunDirectory::append_metrics(const Json& line) {
   if (descriptor >= 0) ::close(descriptor);
   if (written != static_cast<ssize_t>(text.size())) {
     const bool full = written >= 0 || error == ENOSPC || error == EDQUOT;
-    throw Error(full ? ErrorKind::Resource : ErrorKind::Run, Diagnostic{file.string(), 0, 0, "", std::string("cannot write: ") + std::strerror(full ? ENOSPC : error), ""});
+    throw Error(
+        full ? ErrorKind::Resource : ErrorKind::Run,
+        Diagnostic{file.string(), 0, 0, "", std::string("cannot write: ") + std::strerror(full ? ENOSPC : error), ""});
   }
   metrics_bytes_ += text.size();
 }
 
 void RunDirectory::truncate_metrics(uint64_t bytes) {
-  if (has("metrics.jsonl") && fs::file_size(path_ / "metrics.jsonl") > bytes) fs::resize_file(path_ / "metrics.jsonl", bytes);
+  if (has("metrics.jsonl") && fs::file_size(path_ / "metrics.jsonl") > bytes)
+    fs::resize_file(path_ / "metrics.jsonl", bytes);
   metrics_bytes_ = bytes;
 }
 

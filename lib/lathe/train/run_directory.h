@@ -19,7 +19,8 @@ struct CheckpointPlace {
   std::filesystem::path path;
 };
 
-/// A run's directory: recipe.yaml, metrics.jsonl, checkpoints/step-N/, adapter/ or model/, lock. Held by one process at a time.
+/// A run's directory: recipe.yaml, metrics.jsonl, checkpoints/step-N/, adapter/ or model/, lock. Held by one process at
+/// a time.
 class RunDirectory {
  public:
   /// Throws Error{Config} when the directory holds anything and `resume` is false, or when another process holds it.
@@ -37,8 +38,8 @@ class RunDirectory {
   /// Cuts metrics.jsonl to what a checkpoint knew.
   void truncate_metrics(uint64_t bytes);
 
-  /// Publishes checkpoints/step-N atomically: `fill` writes the files, a manifest with sizes and checksums is added. Then removes
-  /// all but the newest `keep`.
+  /// Publishes checkpoints/step-N atomically: `fill` writes the files, a manifest with sizes and checksums is added.
+  /// Then removes all but the newest `keep`.
   void publish_checkpoint(int64_t step, int64_t keep, const std::function<void(const std::filesystem::path&)>& fill);
   /// The newest checkpoint whose manifest verifies; damaged ones are passed over and named in `damaged`.
   std::optional<CheckpointPlace> newest_checkpoint(std::vector<std::string>& damaged) const;

@@ -1,7 +1,7 @@
 #include "lathe/train/signals.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 namespace lathe::train {
 namespace {
@@ -18,13 +18,15 @@ void on_stop_signal(int number) {
 void install_stop_handlers() {
   struct sigaction action {};
   action.sa_handler = on_stop_signal;
+  for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a closed terminal must not end a run
+  unblock_stop_signals();
+}
+
+void unblock_stop_signals() {
   sigset_t stops;
   sigemptyset(&stops);
-  for (const int number : {SIGINT, SIGTERM}) {
-    sigaddset(&stops, number);
-    ::sigaction(number, &action, nullptr);
-  }
-  std::signal(SIGPIPE, SIG_IGN);  // a closed terminal must not end a run
+  for (const int number : {SIGINT, SIGTERM}) sigaddset(&stops, number);
   ::sigprocmask(SIG_UNBLOCK, &stops, nullptr);
 }
 

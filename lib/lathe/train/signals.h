@@ -2,9 +2,11 @@
 
 namespace lathe::train {
 
-/// SIGINT and SIGTERM ask for a stop at the next safe place; a second one ends the process at once, which harms nothing on disk.
-/// Also unblocks both: they may have been blocked while LibTorch was loading.
+/// SIGINT and SIGTERM ask for a stop at the next safe place; a second one ends the process at once, which harms nothing
+/// on disk. Also unblocks both: they may have been blocked while LibTorch was loading.
 void install_stop_handlers();
+/// Only unblocks them: they end the process as usual.
+void unblock_stop_signals();
 bool stop_requested();
 
 }  // namespace lathe::train

@@ -35,21 +35,31 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 optim::ScheduleType schedule_type(recipe::ScheduleType type) {
   switch (type) {
-    case recipe::ScheduleType::Constant: return optim::ScheduleType::Constant;
-    case recipe::ScheduleType::Linear: return optim::ScheduleType::Linear;
-    default: return optim::ScheduleType::Cosine;
+    case recipe::ScheduleType::Constant:
+      return optim::ScheduleType::Constant;
+    case recipe::ScheduleType::Linear:
+      return optim::ScheduleType::Linear;
+    default:
+      return optim::ScheduleType::Cosine;
   }
 }
 
 Json to_json(const StepMetrics& metrics) {
-  return {{"step", metrics.step},     {"epoch", metrics.epoch},         {"loss", metrics.loss},
-          {"lr", metrics.lr},         {"grad_norm", metrics.grad_norm}, {"tokens", metrics.tokens},
-          {"seconds", metrics.seconds}, {"tokens_per_second", static_cast<double>(metrics.tokens) / metrics.seconds}, {"peak_rss_bytes", metrics.peak_rss_bytes}};
+  return {{"step", metrics.step},
+          {"epoch", metrics.epoch},
+          {"loss", metrics.loss},
+          {"lr", metrics.lr},
+          {"grad_norm", metrics.grad_norm},
+          {"tokens", metrics.tokens},
+          {"seconds", metrics.seconds},
+          {"tokens_per_second", static_cast<double>(metrics.tokens) / metrics.seconds},
+          {"peak_rss_bytes", metrics.peak_rss_bytes}};
 }
 
 // The keys of a recipe that a resumed run may change.
 bool may_change_on_resume(const std::string& key) {
-  return key == "training.max_steps" || key == "training.epochs" || key.starts_with("output.") || key.starts_with("training.keep_");
+  return key == "training.max_steps" || key == "training.epochs" || key.starts_with("output.") ||
+         key.starts_with("training.keep_");
 }
 
 std::string hex(uint64_t value) {
@@ -60,20 +70,24 @@ std::string hex(uint64_t value) {
 
 }  // namespace
 
-ClassifierStepper::ClassifierStepper(Classifier& classifier, const data::TextClassificationData& data, const recipe::Recipe& recipe, int64_t num_steps)
+ClassifierStepper::ClassifierStepper(Classifier& classifier, const data::TextClassificationData& data,
+                                     const recipe::Recipe& recipe, int64_t num_steps)
     : classifier_(classifier),
       data_(data),
       seed_(static_cast<uint64_t>(recipe.training.seed)),
       lr_(recipe.optimizer.lr),
       clip_grad_norm_(recipe.optimizer.clip_grad_norm),
       label_smoothing_(recipe.data.label_smoothing),
-      schedule_{schedule_type(recipe.optimizer.schedule), recipe.optimizer.num_warmup_steps, num_steps, recipe.optimizer.min_lr_ratio} {
+      schedule_{schedule_type(recipe.optimizer.schedule), recipe.optimizer.num_warmup_steps, num_steps,
+                recipe.optimizer.min_lr_ratio} {
   const auto& options = recipe.optimizer;
-  optimizer_ = std::make_unique<optim::AdamW>(adapters::trainable_parameters(*classifier.model),
-                                              optim::AdamWOptions{options.betas[0], options.betas[1], options.eps, options.weight_decay});
+  optimizer_ = std::make_unique<optim::AdamW>(
+      adapters::trainable_parameters(*classifier.model),
+      optim::AdamWOptions{options.betas[0], options.betas[1], options.eps, options.weight_decay});
 }
 
-double ClassifierStepper::add_micro_batch(const std::vector<int64_t>& samples, uint64_t key, double scale, int64_t& tokens) {
+double ClassifierStepper::add_micro_batch(const std::vector<int64_t>& samples, uint64_t key, double scale,
+                                          int64_t& tokens) {
   std::vector<text::Encoding> encodings;
   std::vector<int64_t> labels;
   for (const int64_t index : samples) {
@@ -99,13 +113,15 @@ bool ClassifierStepper::run(int64_t step, const std::vector<std::vector<int64_t>
       optimizer_->zero_grad();
       return false;
     }
-    metrics.loss += add_micro_batch(window[i], make_key(seed_, name_key("dropout"), step, i), 1 / static_cast<double>(items), metrics.tokens);
+    metrics.loss += add_micro_batch(window[i], make_key(seed_, name_key("dropout"), step, i),
+                                    1 / static_cast<double>(items), metrics.tokens);
   }
   const optim::GradientNorm norm = optim::clip_gradients(optimizer_->parameters(), clip_grad_norm_);
   if (!std::isfinite(metrics.loss) || !norm.finite) {
     optimizer_->zero_grad();
     const std::string what = std::isfinite(metrics.loss) ? "the gradient" : "the loss";
-    throw Error(ErrorKind::Numeric, Diagnostic{"step " + std::to_string(step + 1), 0, 0, "", what + " is not finite; the weights are those of the step before",
+    throw Error(ErrorKind::Numeric, Diagnostic{"step " + std::to_string(step + 1), 0, 0, "",
+                                               what + " is not finite; the weights are those of the step before",
                                                "lower optimizer.lr, or look at the data of this step"});
   }
   metrics.grad_norm = norm.norm;
@@ -126,8 +142,8 @@ class ClassifierRun {
         observer_(observer),
         resolved_(recipe::resolve_model(recipe)),
         data_(data::open_text_classification(recipe, resolved_)),
-        windows_(data_.train.size(), *recipe.training.batch_size.samples, recipe.training.gradient_accumulation_steps, recipe.data.shuffle,
-                 static_cast<uint64_t>(recipe.training.seed)),
+        windows_(data_.train.size(), *recipe.training.batch_size.samples, recipe.training.gradient_accumulation_steps,
+                 recipe.data.shuffle, static_cast<uint64_t>(recipe.training.seed)),
         num_steps_(recipe.training.max_steps.value_or(recipe.training.epochs.value_or(1) * windows_.steps_per_epoch())),
         directory_(recipe.output.dir.resolved, resume),
         classifier_(build_classifier(recipe, resolved_, data_.train.label_names())),
@@ -139,7 +155,9 @@ class ClassifierRun {
 
   void run() {
     observer_.on_start(step_, num_steps_);
-    if (step_ >= num_steps_ && has_results()) return observer_.on_warning(directory_.path().string() + ": this run is finished");
+    if (step_ >= num_steps_ && has_results())
+      return observer_.on_warning(directory_.path().string() + ": this run is finished");
+    if (evaluation_pending_) evaluate_now();  // the run was stopped in the middle of it
     while (step_ < num_steps_) {
       StepMetrics metrics;
       if (!stepper_.run(step_, windows_.window(step_), metrics)) interrupt();
@@ -159,11 +177,13 @@ class ClassifierRun {
 
   bool evaluation_is_due() const {
     if (!data_.eval) return false;
-    const int64_t every = recipe_.training.eval_every_steps > 0 ? recipe_.training.eval_every_steps : windows_.steps_per_epoch();
+    const int64_t every =
+        recipe_.training.eval_every_steps > 0 ? recipe_.training.eval_every_steps : windows_.steps_per_epoch();
     return step_ % every == 0 || step_ == num_steps_;
   }
 
   void evaluate_now() {
+    evaluation_pending_ = true;
     classifier_.model->eval();
     Evaluation result;
     try {
@@ -174,7 +194,12 @@ class ClassifierRun {
       throw;
     }
     classifier_.model->train();
-    directory_.append_metrics({{"step", step_}, {"epoch", windows_.epoch_after(step_)}, {"eval_loss", result.eval_loss}, {"accuracy", result.accuracy}, {"f1", result.f1}});
+    directory_.append_metrics({{"step", step_},
+                               {"epoch", windows_.epoch_after(step_)},
+                               {"eval_loss", result.eval_loss},
+                               {"accuracy", result.accuracy},
+                               {"f1", result.f1}});
+    evaluation_pending_ = false;
     observer_.on_evaluation(step_, result);
   }
 
@@ -184,6 +209,7 @@ class ClassifierRun {
       io::write_safetensors((path / kOptimizerFile).string(), stepper_.optimizer().state());
       const Json state = {{"step", step_},
                           {"metrics_bytes", directory_.metrics_bytes()},
+                          {"evaluation_pending", evaluation_pending_},
                           {"data", hex(data_.train.fingerprint())},
                           {"threads", at::get_num_threads()}};
       write_file_atomically(path / kStateFile, state.dump(2) + "\n");
@@ -192,8 +218,11 @@ class ClassifierRun {
 
   [[noreturn]] void interrupt() {
     if (step_ > 0) save_checkpoint();
-    throw Error(ErrorKind::Interrupted, Diagnostic{"", 0, 0, "", "stopped at step " + std::to_string(step_) + " of " + std::to_string(num_steps_) + (step_ > 0 ? ", checkpoint written" : ", nothing to save yet"),
-                                                   "lathe train ... --resume goes on"});
+    throw Error(ErrorKind::Interrupted,
+                Diagnostic{"", 0, 0, "",
+                           "stopped at step " + std::to_string(step_) + " of " + std::to_string(num_steps_) +
+                               (step_ > 0 ? ", checkpoint written" : ", nothing to save yet"),
+                           "lathe train ... --resume goes on"});
   }
 
   void restore() {
@@ -208,23 +237,30 @@ class ClassifierRun {
     const std::string file = (checkpoint->path / kStateFile).string();
     const Json json = read_json_file(file, 1 << 20);
     const JsonObject state(json, file);
-    if (state.string("data") != hex(data_.train.fingerprint())) throw data_error(file, "the training data has changed since this checkpoint", "start a new run");
-    if (state.integer("threads", 1, INT32_MAX) != at::get_num_threads()) observer_.on_warning("another number of threads than before: bits may differ");
-    const std::string weights = (checkpoint->path / kWeightsFile).string(), moments = (checkpoint->path / kOptimizerFile).string();
+    if (state.string("data") != hex(data_.train.fingerprint()))
+      throw data_error(file, "the training data has changed since this checkpoint", "start a new run");
+    if (state.integer("threads", 1, INT32_MAX) != at::get_num_threads())
+      observer_.on_warning("another number of threads than before: bits may differ");
+    const std::string weights = (checkpoint->path / kWeightsFile).string(),
+                      moments = (checkpoint->path / kOptimizerFile).string();
     restore_parameters(io::TensorFile(weights).tensors(), weights);
     stepper_.optimizer().restore_state(io::TensorFile(moments).tensors(), moments);
     step_ = state.integer("step", 0, INT64_MAX);
+    evaluation_pending_ = state.boolean("evaluation_pending");
     directory_.truncate_metrics(static_cast<uint64_t>(state.integer("metrics_bytes", 0, INT64_MAX)));
   }
 
   void restore_parameters(const io::NamedTensors& tensors, const std::string& file) {
     const at::NoGradGuard no_grad;
     const auto& parameters = stepper_.optimizer().parameters();
-    if (tensors.size() != parameters.size()) throw data_error(file, Diagnostic::expected(std::to_string(parameters.size()) + " tensors", std::to_string(tensors.size())));
+    if (tensors.size() != parameters.size())
+      throw data_error(
+          file, Diagnostic::expected(std::to_string(parameters.size()) + " tensors", std::to_string(tensors.size())));
     const std::map<std::string, Tensor> by_name(tensors.begin(), tensors.end());
     for (const auto& [name, parameter] : parameters) {
       const auto found = by_name.find(name);
-      if (found == by_name.end() || found->second.sizes() != parameter.sizes()) throw data_error_in(file, name, "is missing or has another shape");
+      if (found == by_name.end() || found->second.sizes() != parameter.sizes())
+        throw data_error_in(file, name, "is missing or has another shape");
       Tensor(parameter).copy_(found->second);
     }
   }
@@ -245,8 +281,10 @@ class ClassifierRun {
   }
 
   void publish_results() {
-    if (classifier_.adapter) directory_.publish("adapter", [&](const auto& path) { save_adapter(classifier_, path.string()); });
-    if (!classifier_.adapter || recipe_.output.merged) directory_.publish("model", [&](const auto& path) { save_model(classifier_, path.string()); });
+    if (classifier_.adapter)
+      directory_.publish("adapter", [&](const auto& path) { save_adapter(classifier_, path.string()); });
+    if (!classifier_.adapter || recipe_.output.merged)
+      directory_.publish("model", [&](const auto& path) { save_model(classifier_, path.string()); });
   }
 
   const recipe::Recipe& recipe_;
@@ -259,6 +297,7 @@ class ClassifierRun {
   Classifier classifier_;
   ClassifierStepper stepper_;
   int64_t step_ = 0;
+  bool evaluation_pending_ = false;
 };
 
 }  // namespace

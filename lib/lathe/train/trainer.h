@@ -37,11 +37,12 @@ class TrainObserver {
 
 /// One optimizer step over a window of micro-batches:
 ///     loss = Σ over all items of the window / their number, whatever the split; clip; update.
-/// Dropout masks are a function of (seed, step, micro-batch). Leaves weights and optimizer untouched when the loss or a gradient is not
-/// finite, and throws Error{Numeric} naming the step.
+/// Dropout masks are a function of (seed, step, micro-batch). Leaves weights and optimizer untouched when the loss or a
+/// gradient is not finite, and throws Error{Numeric} naming the step.
 class ClassifierStepper {
  public:
-  ClassifierStepper(Classifier& classifier, const data::TextClassificationData& data, const recipe::Recipe& recipe, int64_t num_steps);
+  ClassifierStepper(Classifier& classifier, const data::TextClassificationData& data, const recipe::Recipe& recipe,
+                    int64_t num_steps);
 
   /// `step` counts from 0. Returns false, with nothing changed, when a stop was requested before the window was done.
   bool run(int64_t step, const std::vector<std::vector<int64_t>>& window, StepMetrics& metrics);
@@ -58,10 +59,10 @@ class ClassifierStepper {
   std::unique_ptr<optim::Optimizer> optimizer_;
 };
 
-/// Trains a text classifier as `recipe` says, into its run directory: metrics, checkpoints, the adapter or model at the end.
-/// Everything that can be checked is checked before the run directory is made.
-/// With `resume` it goes on from the newest whole checkpoint, bit for bit.
-/// Throws Error; Interrupted when stopped by a signal, after a checkpoint was written.
+/// Trains a text classifier as `recipe` says, into its run directory: metrics, checkpoints, the adapter or model at the
+/// end. Everything that can be checked is checked before the run directory is made. With `resume` it goes on from the
+/// newest whole checkpoint, bit for bit. Throws Error; Interrupted when stopped by a signal, after a checkpoint was
+/// written.
 void train_classifier(const recipe::Recipe& recipe, bool resume, TrainObserver& observer);
 
 }  // namespace lathe::train
