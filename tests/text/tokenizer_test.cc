@@ -7,8 +7,8 @@ namespace lathe::text {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::error_text;
+using ::testing::HasSubstr;
 using testing::TemporaryDirectory;
 
 // A whole WordPiece tokenizer with a vocabulary that can be read.
@@ -29,7 +29,8 @@ Json small_tokenizer() {
     "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 10, "vocab": {}}
   })");
   int id = 0;
-  for (const char* token : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##want", "##ed", "want", "##s", "running", ",", "中", "##e", "cafe", "!"}) {
+  for (const char* token : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##want", "##ed", "want", "##s", "running", ",",
+                            "中", "##e", "cafe", "!"}) {
     json["model"]["vocab"][token] = id++;
   }
   return json;
@@ -50,7 +51,8 @@ TEST(Tokenizer, SplitsLowersStripsAndPieces) {
   EXPECT_THAT(tokenizer.encode("Cafe\u0301\tCAF\u00C9\x01!").ids, ElementsAre(2, 13, 13, 14, 3));
   EXPECT_THAT(tokenizer.encode("want中wants").ids, ElementsAre(2, 7, 11, 7, 8, 3));
   EXPECT_THAT(tokenizer.encode("").ids, ElementsAre(2, 3));
-  EXPECT_THAT(tokenizer.encode("wantx").ids, ElementsAre(2, 1, 3)) << "a word that cannot be covered is one unknown token";
+  EXPECT_THAT(tokenizer.encode("wantx").ids, ElementsAre(2, 1, 3))
+      << "a word that cannot be covered is one unknown token";
   EXPECT_THAT(tokenizer.encode("wantwantwant").ids, ElementsAre(2, 1, 3)) << "longer than max_input_chars_per_word";
 }
 
@@ -65,7 +67,8 @@ TEST(Tokenizer, GivesTypeIdsOfTheTemplate) {
 
 TEST(Tokenizer, CutsAtEitherEndAndKeepsSpecialTokens) {
   const Tokenizer tokenizer = load_tokenizer(small_tokenizer());
-  const Encoding right = tokenizer.encode("un want running", {.max_length = 4}), left = tokenizer.encode("un want running", {.max_length = 4, .keep_end = true});
+  const Encoding right = tokenizer.encode("un want running", {.max_length = 4}),
+                 left = tokenizer.encode("un want running", {.max_length = 4, .keep_end = true});
   EXPECT_THAT(right.ids, ElementsAre(2, 4, 7, 3));
   EXPECT_THAT(left.ids, ElementsAre(2, 7, 9, 3));
   EXPECT_TRUE(right.truncated);
@@ -79,7 +82,8 @@ TEST(Tokenizer, CutTextEqualsTheStartOfTheWhole) {
   for (int i = 0; i < 5000; ++i) text += i % 3 == 0 ? "Unwanted, " : i % 3 == 1 ? "中want\n" : "caf\u00E9s ";
   const std::vector<int64_t> all = tokenizer.encode(text, {.special_tokens = false}).ids;
   for (const size_t length : {1u, 17u, 128u, 3000u}) {
-    EXPECT_EQ(tokenizer.encode(text, {.special_tokens = false, .max_length = length}).ids, std::vector<int64_t>(all.begin(), all.begin() + static_cast<ptrdiff_t>(length)));
+    EXPECT_EQ(tokenizer.encode(text, {.special_tokens = false, .max_length = length}).ids,
+              std::vector<int64_t>(all.begin(), all.begin() + static_cast<ptrdiff_t>(length)));
   }
 }
 
@@ -95,17 +99,23 @@ TEST(Tokenizer, RefusesWhatItDoesNotKnow) {
     json[Json::json_pointer(pointer)] = std::move(value);
     return json;
   };
-  EXPECT_THAT(tokenizer_refusal(with("/normalizer/type", "NFKC")), HasSubstr("normalizer.type: \"NFKC\" is not supported yet (supported: BertNormalizer, Sequence)"));
-  EXPECT_THAT(tokenizer_refusal(with("/pre_tokenizer/type", "ByteLevel")), HasSubstr("pre_tokenizer.type: \"ByteLevel\" is not supported yet"));
+  EXPECT_THAT(tokenizer_refusal(with("/normalizer/type", "NFKC")),
+              HasSubstr("normalizer.type: \"NFKC\" is not supported yet (supported: BertNormalizer, Sequence)"));
+  EXPECT_THAT(tokenizer_refusal(with("/pre_tokenizer/type", "ByteLevel")),
+              HasSubstr("pre_tokenizer.type: \"ByteLevel\" is not supported yet"));
   EXPECT_THAT(tokenizer_refusal(with("/model/type", "BPE")), HasSubstr("model.type: \"BPE\" is not supported yet"));
   EXPECT_THAT(tokenizer_refusal(with("/post_processor/type", "RobertaProcessing")), HasSubstr("post_processor.type"));
   EXPECT_THAT(tokenizer_refusal(with("/decoder/type", "BPEDecoder")), HasSubstr("decoder.type"));
-  EXPECT_THAT(tokenizer_refusal(with("/model/vocab/want", 900)), HasSubstr("model.vocab.want: expected an integer from 0 to 14, got 900"));
+  EXPECT_THAT(tokenizer_refusal(with("/model/vocab/want", 900)),
+              HasSubstr("model.vocab.want: expected an integer from 0 to 14, got 900"));
   EXPECT_THAT(tokenizer_refusal(with("/model/vocab/want", 4)), HasSubstr("is taken by"));
-  EXPECT_THAT(tokenizer_refusal(with("/model/unk_token", "<unk>")), HasSubstr("model.unk_token: \"<unk>\" is not in the vocabulary"));
+  EXPECT_THAT(tokenizer_refusal(with("/model/unk_token", "<unk>")),
+              HasSubstr("model.unk_token: \"<unk>\" is not in the vocabulary"));
   EXPECT_THAT(tokenizer_refusal(with("/added_tokens/0/id", 7)), HasSubstr("is taken by \"want\""));
-  EXPECT_THAT(tokenizer_refusal(with("/post_processor/special_tokens/[CLS]/ids", Json::array({99}))), HasSubstr("expected ids of the vocabulary, got 99"));
-  EXPECT_THAT(tokenizer_refusal(with("/post_processor/single", Json::array())), HasSubstr("expected one Sequence, got 0"));
+  EXPECT_THAT(tokenizer_refusal(with("/post_processor/special_tokens/[CLS]/ids", Json::array({99}))),
+              HasSubstr("expected ids of the vocabulary, got 99"));
+  EXPECT_THAT(tokenizer_refusal(with("/post_processor/single", Json::array())),
+              HasSubstr("expected one Sequence, got 0"));
 }
 
 TEST(Tokenizer, RefusesNestedSequencesWithoutEnd) {

@@ -12,15 +12,17 @@ namespace lathe::text {
 namespace {
 
 bool is_chinese(int32_t c) {
-  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) || (c >= 0x2A700 && c <= 0x2B73F) ||
-         (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) || (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
+  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
+         (c >= 0x2A700 && c <= 0x2B73F) || (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) ||
+         (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
 bool is_ascii_space(int32_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 int combining_class(int32_t c) { return c < 0x300 ? 0 : utf8proc_get_property(c)->combining_class; }
 
-// Canonical decomposition with canonical ordering. U+11938 decomposes only since Unicode 13, which the peer's tables predate.
+// Canonical decomposition with canonical ordering. U+11938 decomposes only since Unicode 13, which the peer's tables
+// predate.
 std::vector<int32_t> decompose(const std::vector<int32_t>& text) {
   std::vector<int32_t> out;
   out.reserve(text.size());
@@ -31,7 +33,8 @@ std::vector<int32_t> decompose(const std::vector<int32_t>& text) {
     }
     std::array<utf8proc_int32_t, 32> parts{};
     int last_boundclass = 0;
-    const auto count = utf8proc_decompose_char(c, parts.data(), static_cast<utf8proc_ssize_t>(parts.size()), UTF8PROC_DECOMPOSE, &last_boundclass);
+    const auto count = utf8proc_decompose_char(c, parts.data(), static_cast<utf8proc_ssize_t>(parts.size()),
+                                               UTF8PROC_DECOMPOSE, &last_boundclass);
     out.insert(out.end(), parts.begin(), parts.begin() + std::max<utf8proc_ssize_t>(count, 0));
   }
   for (auto from = out.begin(); from != out.end();) {
@@ -68,7 +71,8 @@ void BertNormalizer::append(int32_t c, std::string& out) const {
 std::string BertNormalizer::normalize(std::string_view text) const {
   std::string out;
   out.reserve(text.size() + text.size() / 8);
-  std::vector<int32_t> pending;  // code points from the last ASCII character on: decomposition and ordering never cross one
+  std::vector<int32_t>
+      pending;  // code points from the last ASCII character on: decomposition and ordering never cross one
   const auto flush = [&] {
     if (pending.empty()) return;
     for (const int32_t c : strip_accents_ ? decompose(pending) : pending) append(c, out);

@@ -4,7 +4,8 @@
 
 namespace lathe::text {
 
-/// Hugging Face's BertNormalizer: drops control characters, sets spaces around Chinese characters, strips accents, lowers case.
+/// Hugging Face's BertNormalizer: drops control characters, sets spaces around Chinese characters, strips accents,
+/// lowers case.
 class BertNormalizer : public Normalizer {
  public:
   /// strip_accents absent means: as lowercase.

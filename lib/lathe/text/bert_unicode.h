@@ -4,8 +4,8 @@
 
 namespace lathe::text {
 
-/// The character classes of Hugging Face tokenizers' BERT pipeline: those of the Unicode versions that its crates carry, which are
-/// older than ours in some places and newer in others.
+/// The character classes of Hugging Face tokenizers' BERT pipeline: those of the Unicode versions that its crates
+/// carry, which are older than ours in some places and newer in others.
 
 /// Whether clean_text removes the code point (control, format, private use, U+FFFD).
 bool bert_removes(int32_t code_point);

@@ -62,7 +62,9 @@ std::unique_ptr<Normalizer> make_normalizer_at(const Json* block, const std::str
 
 }  // namespace
 
-std::unique_ptr<Normalizer> make_normalizer(const Json* block, const std::string& file) { return make_normalizer_at(block, file, 0); }
+std::unique_ptr<Normalizer> make_normalizer(const Json* block, const std::string& file) {
+  return make_normalizer_at(block, file, 0);
+}
 
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const Json* block, const std::string& file) {
   if (block == nullptr) return std::make_unique<NoSplit>();

@@ -15,8 +15,11 @@ constexpr size_t kPieceBytes = 512;
 
 bool is_ascii_blank(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
-// Letters, digits, marks and connectors, near enough to a regular expression's \w for the borders of single-word tokens.
-bool is_word_byte(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || static_cast<unsigned char>(c) >= 0x80; }
+// Letters, digits, marks and connectors, near enough to a regular expression's \w for the borders of single-word
+// tokens.
+bool is_word_byte(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+}
 
 }  // namespace
 
@@ -33,9 +36,11 @@ Tokenizer Tokenizer::from_file(const std::string& path) {
   tokenizer.read_template(root);
   // Only the BERT pre-tokenizer drops spaces, so only there may a long text be taken in pieces that end at one.
   const Json* pre_tokenizer = root.find("pre_tokenizer");
-  tokenizer.splits_at_spaces_ = pre_tokenizer != nullptr && std::none_of(tokenizer.added_.begin(), tokenizer.added_.end(), [](const AddedToken& token) {
-    return std::any_of(token.content.begin(), token.content.end(), is_ascii_blank);
-  });
+  tokenizer.splits_at_spaces_ =
+      pre_tokenizer != nullptr &&
+      std::none_of(tokenizer.added_.begin(), tokenizer.added_.end(), [](const AddedToken& token) {
+        return std::any_of(token.content.begin(), token.content.end(), is_ascii_blank);
+      });
   return tokenizer;
 }
 
@@ -46,18 +51,21 @@ void Tokenizer::read_added_tokens(const JsonObject& root) {
   for (const Json& item : *list) {
     const JsonObject token(item, root.file(), "added_tokens");
     const bool special = token.boolean("special", false);
-    added_.push_back({token.string("content"), token.integer("id", 0, kMaxId), token.boolean("single_word", false), token.boolean("lstrip", false),
-                      token.boolean("rstrip", false), token.boolean("normalized", !special)});
+    added_.push_back({token.string("content"), token.integer("id", 0, kMaxId), token.boolean("single_word", false),
+                      token.boolean("lstrip", false), token.boolean("rstrip", false),
+                      token.boolean("normalized", !special)});
     const AddedToken& added = added_.back();
     if (added.content.empty()) throw token.error("content", "is empty");
     const std::string_view holder = model_->token(added.id);
     if (!holder.empty() && holder != added.content) {
-      throw token.error("id", std::to_string(added.id) + " of " + quote(added.content) + " is taken by " + quote(holder));
+      throw token.error("id",
+                        std::to_string(added.id) + " of " + quote(added.content) + " is taken by " + quote(holder));
     }
     vocab_size_ = std::max(vocab_size_, added.id + 1);
   }
   // The longest match wins where several begin.
-  std::stable_sort(added_.begin(), added_.end(), [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
+  std::stable_sort(added_.begin(), added_.end(),
+                   [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
 }
 
 void Tokenizer::read_template(const JsonObject& root) {
@@ -66,7 +74,8 @@ void Tokenizer::read_template(const JsonObject& root) {
   if (block == nullptr) return;
   const JsonObject processor(*block, root.file(), "post_processor");
   const std::string type = processor.string("type");
-  if (type != "TemplateProcessing") throw processor.error("type", quote(type) + " is not supported yet", "supported: TemplateProcessing");
+  if (type != "TemplateProcessing")
+    throw processor.error("type", quote(type) + " is not supported yet", "supported: TemplateProcessing");
   const JsonObject special_tokens = processor.object("special_tokens");
   const Json* single = processor.find("single");
   if (single == nullptr || !single->is_array()) throw processor.error("single", "expected an array");
@@ -90,7 +99,8 @@ void Tokenizer::read_template(const JsonObject& root) {
     }
     template_.push_back(std::move(added));
   }
-  const auto sequences = std::count_if(template_.begin(), template_.end(), [](const TemplatePiece& piece) { return piece.is_sequence; });
+  const auto sequences =
+      std::count_if(template_.begin(), template_.end(), [](const TemplatePiece& piece) { return piece.is_sequence; });
   if (sequences != 1) throw processor.error("single", Diagnostic::expected("one Sequence", std::to_string(sequences)));
 }
 
@@ -103,14 +113,17 @@ std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
 }
 
 // The first added token at or after `from`; its place goes to `at`.
-const Tokenizer::AddedToken* Tokenizer::find_added(std::string_view text, size_t from, bool normalized, size_t& at) const {
+const Tokenizer::AddedToken* Tokenizer::find_added(std::string_view text, size_t from, bool normalized,
+                                                   size_t& at) const {
   const AddedToken* best = nullptr;
   for (const AddedToken& token : added_) {
     if (token.normalized != normalized) continue;
-    for (size_t place = text.find(token.content, from); place != std::string_view::npos; place = text.find(token.content, place + 1)) {
+    for (size_t place = text.find(token.content, from); place != std::string_view::npos;
+         place = text.find(token.content, place + 1)) {
       if (best != nullptr && place >= at) break;
       const size_t end = place + token.content.size();
-      const bool inside_word = (place > 0 && is_word_byte(text[place - 1])) || (end < text.size() && is_word_byte(text[end]));
+      const bool inside_word =
+          (place > 0 && is_word_byte(text[place - 1])) || (end < text.size() && is_word_byte(text[end]));
       if (token.single_word && inside_word) continue;
       best = &token;
       at = place;
@@ -149,7 +162,8 @@ void Tokenizer::encode_segment(std::string_view text, std::vector<int64_t>& ids)
 Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   size_t num_special = 0;
   for (const TemplatePiece& piece : template_) num_special += options.special_tokens ? piece.ids.size() : 0;
-  const size_t room = options.max_length == 0 ? SIZE_MAX : options.max_length - std::min(options.max_length, num_special);
+  const size_t room =
+      options.max_length == 0 ? SIZE_MAX : options.max_length - std::min(options.max_length, num_special);
   std::vector<int64_t> ids;
   while (!text.empty()) {
     size_t end = text.size();

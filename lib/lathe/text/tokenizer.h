@@ -22,15 +22,16 @@ struct Encoding {
   bool truncated = false;
 };
 
-/// A Hugging Face tokenizer, read from tokenizer.json: added tokens, normalizer, pre-tokenizer, model, post-processor, decoder. Gives
-/// the ids that the library `tokenizers` gives. The file's own truncation and padding are ignored: the caller decides.
-/// Immutable; may be used from several threads.
+/// A Hugging Face tokenizer, read from tokenizer.json: added tokens, normalizer, pre-tokenizer, model, post-processor,
+/// decoder. Gives the ids that the library `tokenizers` gives. The file's own truncation and padding are ignored: the
+/// caller decides. Immutable; may be used from several threads.
 class Tokenizer {
  public:
   /// Throws Error{Data} naming the file and the key: malformed JSON, an unknown kind, ids that clash.
   static Tokenizer from_file(const std::string& path);
 
-  /// `text` is valid UTF-8. With max_length (and not keep_end) the cost follows the tokens kept, not the length of the text.
+  /// `text` is valid UTF-8. With max_length (and not keep_end) the cost follows the tokens kept, not the length of the
+  /// text.
   Encoding encode(std::string_view text, const EncodeOptions& options = {}) const;
   /// Special tokens are kept. Ids without a token are left out.
   std::string decode(const std::vector<int64_t>& ids) const;

@@ -15,12 +15,14 @@ constexpr int64_t kMaxTokens = 1 << 24;
 bool is_continuation_byte(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) text.replace(at, from.size(), to);
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
 }
 
 }  // namespace
 
-WordPiece::WordPiece(const JsonObject& block) : max_input_chars_per_word_(block.integer("max_input_chars_per_word", 1, 1 << 20, 100)) {
+WordPiece::WordPiece(const JsonObject& block)
+    : max_input_chars_per_word_(block.integer("max_input_chars_per_word", 1, 1 << 20, 100)) {
   const std::string prefix = block.string("continuing_subword_prefix", "##");
   const JsonObject vocab = block.object("vocab");
   const size_t size = vocab.json().size();
@@ -28,7 +30,9 @@ WordPiece::WordPiece(const JsonObject& block) : max_input_chars_per_word_(block.
   std::vector<bool> taken(size);
   for (const auto& [token, unused] : vocab.json().items()) {
     const int64_t id = vocab.integer(token, 0, std::min<int64_t>(kMaxTokens, static_cast<int64_t>(size) - 1));
-    if (taken[static_cast<size_t>(id)]) throw vocab.error(printable(token), "id " + std::to_string(id) + " is taken by " + quote(tokens_[static_cast<size_t>(id)]));
+    if (taken[static_cast<size_t>(id)])
+      throw vocab.error(printable(token),
+                        "id " + std::to_string(id) + " is taken by " + quote(tokens_[static_cast<size_t>(id)]));
     taken[static_cast<size_t>(id)] = true;
     tokens_[static_cast<size_t>(id)] = token;
     longest_piece_ = std::max(longest_piece_, token.size());
@@ -76,7 +80,8 @@ void WordPiece::encode(std::string_view word, std::vector<int64_t>& ids) const {
   }
 }
 
-WordPieceDecoder::WordPieceDecoder(const JsonObject& block) : prefix_(block.string("prefix", "##")), cleanup_(block.boolean("cleanup", true)) {}
+WordPieceDecoder::WordPieceDecoder(const JsonObject& block)
+    : prefix_(block.string("prefix", "##")), cleanup_(block.boolean("cleanup", true)) {}
 
 std::string WordPieceDecoder::decode(const std::vector<std::string_view>& tokens) const {
   static constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kCleanups = {{{" .", "."},

@@ -28,10 +28,10 @@ class WordPiece : public Model {
   std::string_view token(int64_t id) const override;
 
  private:
-  std::vector<std::string> tokens_;      // by id
-  TextMap<int64_t> initial_;             // pieces that begin a word
-  TextMap<int64_t> continuing_;          // the others, without their prefix
-  size_t longest_piece_ = 0;             // in bytes
+  std::vector<std::string> tokens_;  // by id
+  TextMap<int64_t> initial_;         // pieces that begin a word
+  TextMap<int64_t> continuing_;      // the others, without their prefix
+  size_t longest_piece_ = 0;         // in bytes
   int64_t max_input_chars_per_word_ = 0;
   int64_t unknown_ = 0;
 };
