@@ -1,4 +1,4 @@
-"""Policy as tests: python3 cmake/lint.py layering|no_stdout|style|self_test ROOT [COMPONENTS]
+"""Policy as tests: python3 cmake/lint.py layering|no_stdout|style|readme|self_test ROOT [COMPONENTS]
 
 COMPONENTS is the file that CMake writes from lib/lathe/CMakeLists.txt: one line "name TORCH|PLAIN dependency ..." per component.
 Prints one line per violation and exits 1 when there is any.
@@ -109,6 +109,22 @@ def style(root, _):
                 yield f"{place}:{number}: a test that does not run"
 
 
+def readme(root, _):
+    """The README shows the example that the tests run, and every recipe."""
+    with open(os.path.join(root, "README.md"), encoding="utf-8") as file:
+        text = file.read()
+    with open(os.path.join(root, "apps", "examples", "lora_regression.cc"), encoding="utf-8") as file:
+        if "```cpp\n" + file.read() + "```" not in text:
+            yield "README.md: its program is not apps/examples/lora_regression.cc"
+    recipes = os.path.join(root, "recipes")
+    for directory, _, names in os.walk(recipes):
+        for name in names:
+            if name.endswith(".yaml"):
+                path = os.path.relpath(os.path.join(directory, name), root)
+                if f"]({path})" not in text:
+                    yield f"README.md: its table lacks {path}"
+
+
 def self_test(root, _):
     """Each rule finds what it is for."""
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +148,7 @@ def self_test(root, _):
 
 def main():
     rule, root, *rest = sys.argv[1:]
-    violations = list({"layering": layering, "no_stdout": no_stdout, "style": style, "self_test": self_test}[rule](root, rest[0] if rest else None))
+    violations = list({"layering": layering, "no_stdout": no_stdout, "style": style, "readme": readme, "self_test": self_test}[rule](root, rest[0] if rest else None))
     print("\n".join(violations) if violations else f"{rule}: nothing to complain about")
     sys.exit(1 if violations else 0)
 

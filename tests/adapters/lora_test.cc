@@ -9,10 +9,10 @@ namespace lathe::adapters {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::error_text;
 using testing::expect_close;
 using testing::expect_identical;
+using ::testing::HasSubstr;
 using testing::TemporaryDirectory;
 
 formats::AdapterConfig query_config() {
@@ -34,7 +34,8 @@ struct AdaptedBert {
     initialise(*model, seed);
     saved = train_modules(*model, config.modules_to_save);
     models::load_weights(*model, arch::match_checkpoint(model_directory, arch, 2), seed);
-    model->named_parameters()["classifier.weight"].set_data(testing::ramp({2, 16}));  // large enough to see an adapter's effect
+    model->named_parameters()["classifier.weight"].set_data(
+        testing::ramp({2, 16}));  // large enough to see an adapter's effect
   }
   Tensor logits() {
     const at::NoGradGuard no_grad;
@@ -42,7 +43,8 @@ struct AdaptedBert {
   }
   void fill_B() {
     double phase = 0;
-    for (const auto& [path, layer] : lora_layers(*model)) layer->lora_B->weight.set_data(testing::ramp(layer->lora_B->weight.sizes(), 0.9, phase += 1));
+    for (const auto& [path, layer] : lora_layers(*model))
+      layer->lora_B->weight.set_data(testing::ramp(layer->lora_B->weight.sizes(), 0.9, phase += 1));
   }
   formats::AdapterConfig config = query_config();
   std::shared_ptr<models::TextClassifier> model;
@@ -54,16 +56,21 @@ TEST(Attach, TrainsOnlyAdaptersAndSavedModules) {
   AdaptedBert bert(directory);
   std::vector<std::string> names;
   for (const auto& [name, parameter] : trainable_parameters(*bert.model)) names.push_back(name);
-  EXPECT_THAT(names, ElementsAre("bert.encoder.layer.0.attention.self.query.lora_A.weight", "bert.encoder.layer.0.attention.self.query.lora_B.weight",
-                                 "bert.encoder.layer.1.attention.self.query.lora_A.weight", "bert.encoder.layer.1.attention.self.query.lora_B.weight",
-                                 "bert.encoder.layer.2.attention.self.query.lora_A.weight", "bert.encoder.layer.2.attention.self.query.lora_B.weight",
-                                 "classifier.weight", "classifier.bias"));
+  EXPECT_THAT(names, ElementsAre("bert.encoder.layer.0.attention.self.query.lora_A.weight",
+                                 "bert.encoder.layer.0.attention.self.query.lora_B.weight",
+                                 "bert.encoder.layer.1.attention.self.query.lora_A.weight",
+                                 "bert.encoder.layer.1.attention.self.query.lora_B.weight",
+                                 "bert.encoder.layer.2.attention.self.query.lora_A.weight",
+                                 "bert.encoder.layer.2.attention.self.query.lora_B.weight", "classifier.weight",
+                                 "classifier.bias"));
 }
 
 TEST(Initialise, IsAFunctionOfTheSeedAndTheName) {
   const TemporaryDirectory directory;
   AdaptedBert a(directory, 1), b(directory, 1), c(directory, 2);
-  const auto first = [](AdaptedBert& bert, size_t layer) { return lora_layers(*bert.model)[layer].second->lora_A->weight; };
+  const auto first = [](AdaptedBert& bert, size_t layer) {
+    return lora_layers(*bert.model)[layer].second->lora_A->weight;
+  };
   expect_identical(first(a, 0), first(b, 0));
   EXPECT_FALSE(at::equal(first(a, 0), first(c, 0)));
   EXPECT_FALSE(at::equal(first(a, 0), first(a, 1)));
@@ -100,12 +107,14 @@ TEST(Load, RefusesMissingForeignAndMisshapenTensorsAllAtOnce) {
   AdaptedBert bert(directory);
   std::filesystem::create_directory(directory / "adapter");
   io::NamedTensors tensors;
-  for (const auto& [name, parameter] : trainable_parameters(*bert.model)) tensors.emplace_back("base_model.model." + name, parameter.detach());
-  tensors[0].second = testing::ramp({4, 16});                   // another rank
-  tensors.erase(tensors.begin() + 3);                           // a B
+  for (const auto& [name, parameter] : trainable_parameters(*bert.model))
+    tensors.emplace_back("base_model.model." + name, parameter.detach());
+  tensors[0].second = testing::ramp({4, 16});  // another rank
+  tensors.erase(tensors.begin() + 3);          // a B
   tensors.emplace_back("base_model.model.bert.lm_head.weight", testing::ramp({2}));
   io::write_safetensors((directory / "adapter/adapter_model.safetensors").string(), tensors);
-  const std::string text = error_text(ErrorKind::Data, [&] { load((directory / "adapter").string(), *bert.model, bert.saved); });
+  const std::string text =
+      error_text(ErrorKind::Data, [&] { load((directory / "adapter").string(), *bert.model, bert.saved); });
   EXPECT_THAT(text, HasSubstr("layer.0.attention.self.query.lora_A.weight: has another shape"));
   EXPECT_THAT(text, HasSubstr("layer.1.attention.self.query.lora_B.weight: is missing"));
   EXPECT_THAT(text, HasSubstr("bert.lm_head.weight: belongs to no adapted module"));

@@ -1,5 +1,5 @@
-// One LoRA training step of all-MiniLM-L6-v2 as a two-class classifier, as `lathe train` runs it: prints one JSON line with the own
-// CPU and wall seconds of each step.
+// One LoRA training step of all-MiniLM-L6-v2 as a two-class classifier, as `lathe train` runs it: prints one JSON line
+// with the own CPU and wall seconds of each step.
 //   minilm_step MODEL ROWS.jsonl STEPS [DROPOUT]
 #include <ATen/Parallel.h>
 #include <malloc.h>
@@ -19,14 +19,18 @@ namespace {
 double own_cpu_seconds() {
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 std::string recipe_text(const std::string& model, const std::string& rows, const std::string& dropout) {
-  return "model: {path: " + model + ", task: classification, max_length: 128" + (dropout.empty() ? "" : ", dropout: " + dropout) +
+  return "model: {path: " + model + ", task: classification, max_length: 128" +
+         (dropout.empty() ? "" : ", dropout: " + dropout) +
          "}\nadapter: {type: lora, rank: 8, alpha: 16, target_modules: [query, value]}\ndata: {train: " + rows +
-         ", format: tokens, shuffle: false, labels: [\"0\", \"1\"]}\noptimizer: {lr: 0.001, schedule: constant, clip_grad_norm: 0}\n"
+         ", format: tokens, shuffle: false, labels: [\"0\", \"1\"]}\noptimizer: {lr: 0.001, schedule: constant, "
+         "clip_grad_norm: 0}\n"
          "training: {max_steps: 1000, batch_size: 16}\noutput: {dir: unused}\n";
 }
 
@@ -60,7 +64,9 @@ int main(int argc, char** argv) {
   }
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);
-  std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"losses\": [%s], \"to_first_step_s\": %.4f, \"peak_rss_mib\": %ld, \"threads\": %d}\n", cpu.c_str(),
-              wall.c_str(), losses.c_str(), first, usage.ru_maxrss / 1024, at::get_num_threads());
+  std::printf(
+      "{\"cpu_s\": [%s], \"wall_s\": [%s], \"losses\": [%s], \"to_first_step_s\": %.4f, \"peak_rss_mib\": %ld, "
+      "\"threads\": %d}\n",
+      cpu.c_str(), wall.c_str(), losses.c_str(), first, usage.ru_maxrss / 1024, at::get_num_threads());
   return 0;
 }

@@ -31,8 +31,13 @@ TokenBatch sample_batch(const std::vector<std::vector<int64_t>>& ids) {
 const std::vector<std::vector<int64_t>> kSamples = {{2, 5, 9, 11, 3}, {2, 3}, {2, 30, 31, 7, 8, 9, 10, 3}};
 
 TEST(BertForSequenceClassification, HasTheNamesOfTheArchitecturesList) {
-  const auto arch = arch::Arch(arch::BertArch{.vocab_size = 40, .hidden_size = 16, .num_hidden_layers = 2, .num_attention_heads = 4,
-                                              .intermediate_size = 24, .max_position_embeddings = 32, .type_vocab_size = 2,
+  const auto arch = arch::Arch(arch::BertArch{.vocab_size = 40,
+                                              .hidden_size = 16,
+                                              .num_hidden_layers = 2,
+                                              .num_attention_heads = 4,
+                                              .intermediate_size = 24,
+                                              .max_position_embeddings = 32,
+                                              .type_vocab_size = 2,
                                               .classifier_dropout = std::nullopt});
   const auto model = build_text_classifier(arch, 5);
   const auto expected = arch::classifier_parameters(arch, 5);
@@ -59,7 +64,8 @@ TEST(BertForSequenceClassification, GivesEachSampleTheSameLogitsInAnyBatch) {
   const Tensor together = bert.model->forward(sample_batch(kSamples), {});
   for (size_t i = 0; i < kSamples.size(); ++i) {
     // Only the order of a product's sums may differ with the number of rows.
-    expect_close(bert.model->forward(sample_batch({kSamples[i]}), {}), together.narrow(0, static_cast<int64_t>(i), 1), 1e-5, 1e-6);
+    expect_close(bert.model->forward(sample_batch({kSamples[i]}), {}), together.narrow(0, static_cast<int64_t>(i), 1),
+                 1e-5, 1e-6);
   }
 }
 
@@ -79,7 +85,9 @@ TEST(BertForSequenceClassification, DrawsTheSameMasksForTheSameKeyOnly) {
   const TemporaryDirectory directory;
   LoadedBert bert(directory);
   const at::NoGradGuard no_grad;
-  const auto logits = [&](uint64_t key) { return bert.model->forward(sample_batch(kSamples), {.training = true, .key = key}); };
+  const auto logits = [&](uint64_t key) {
+    return bert.model->forward(sample_batch(kSamples), {.training = true, .key = key});
+  };
   expect_identical(logits(1), logits(1));
   EXPECT_FALSE(at::equal(logits(1), logits(2)));
   EXPECT_FALSE(at::equal(logits(1), bert.model->forward(sample_batch(kSamples), {})));
@@ -121,7 +129,8 @@ TEST(LoadWeights, CopiesOnlyWhatTrains) {
   parameters["bert.encoder.layer.0.output.dense.weight"].add_(1);  // a view of the file: the page is copied
   auto again = build_text_classifier(arch, 2);
   load_weights(*again, arch::match_checkpoint(model_directory, arch, 2), 7);
-  expect_identical(again->named_parameters()["bert.encoder.layer.0.output.dense.weight"] + 1, parameters["bert.encoder.layer.0.output.dense.weight"]);
+  expect_identical(again->named_parameters()["bert.encoder.layer.0.output.dense.weight"] + 1,
+                   parameters["bert.encoder.layer.0.output.dense.weight"]);
   for (const auto& item : again->named_parameters()) EXPECT_FALSE(nn::is_hollow(item.value())) << item.key();
 }
 

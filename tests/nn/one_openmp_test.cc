@@ -28,7 +28,8 @@ TEST(Process, HasExactlyOneOpenMpLibrary) {
 // LibTorch has exported symbols of std::filesystem that crashed programs which use another libstdc++.
 TEST(Process, WalksADirectoryTree) {
   int entries = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator("/proc/self/net", std::filesystem::directory_options::skip_permission_denied)) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(
+           "/proc/self/net", std::filesystem::directory_options::skip_permission_denied)) {
     entries += entry.path().empty() ? 0 : 1;
   }
   EXPECT_GT(entries, 0);

@@ -9,7 +9,8 @@ namespace {
 using testing::ramp;
 
 // Adam with decoupled decay by the paper's formula, in float64.
-void textbook_step(Tensor& p, Tensor& m, Tensor& v, const Tensor& grad, int64_t t, double lr, const AdamWOptions& o, double decay) {
+void textbook_step(Tensor& p, Tensor& m, Tensor& v, const Tensor& grad, int64_t t, double lr, const AdamWOptions& o,
+                   double decay) {
   p.mul_(1 - lr * decay);
   m.mul_(o.beta1).add_(grad, 1 - o.beta1);
   v.mul_(o.beta2).addcmul_(grad, grad, 1 - o.beta2);
@@ -80,7 +81,8 @@ TEST(AdamW, RefusesAStateOfOtherParameters) {
   };
   EXPECT_EQ(refusal({}), "f: expected 3 tensors, got 0");
   EXPECT_EQ(refusal({{"q.exp_avg", p}, {"p.exp_avg_sq", p}, {"p.step", p}}), "f: p.exp_avg: is missing");
-  EXPECT_EQ(refusal({{"p.exp_avg", ramp({3})}, {"p.exp_avg_sq", p}, {"p.step", p}}), "f: p.exp_avg: has another shape than the parameter");
+  EXPECT_EQ(refusal({{"p.exp_avg", ramp({3})}, {"p.exp_avg_sq", p}, {"p.step", p}}),
+            "f: p.exp_avg: has another shape than the parameter");
 }
 
 TEST(ClipGradients, ScalesOnlyAboveTheBoundAsTorchDoes) {

@@ -26,10 +26,13 @@ void for_each_layer(const torch::nn::Module& model, Action action) {
   for (const auto& [path, layer] : lora_layers(model)) action(*layer);
 }
 
-bool is_adapter_parameter(const std::string& name) { return name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos; }
+bool is_adapter_parameter(const std::string& name) {
+  return name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos;
+}
 
 bool is_inside(const std::string& parameter, const std::vector<std::string>& modules) {
-  return std::any_of(modules.begin(), modules.end(), [&](const std::string& path) { return parameter.starts_with(path + "."); });
+  return std::any_of(modules.begin(), modules.end(),
+                     [&](const std::string& path) { return parameter.starts_with(path + "."); });
 }
 
 }  // namespace
@@ -40,7 +43,9 @@ void attach(torch::nn::Module& model, const std::vector<arch::Target>& targets, 
   for (const arch::Target& target : targets) {
     const auto found = slots.find(target.linear.path);
     TORCH_CHECK_VALUE(found != slots.end(), "attach: expected the path of a linear slot, got ", target.linear.path);
-    const auto options = nn::LoRALinearOptions(target.rank, target.alpha).rank_stabilised(config.use_rslora).dropout(config.lora_dropout);
+    const auto options = nn::LoRALinearOptions(target.rank, target.alpha)
+                             .rank_stabilised(config.use_rslora)
+                             .dropout(config.lora_dropout);
     found->second->replace(nn::LoRALinear(found->second->module(), options).ptr());
   }
 }
@@ -48,7 +53,8 @@ void attach(torch::nn::Module& model, const std::vector<arch::Target>& targets, 
 std::vector<std::pair<std::string, nn::LoRALinearImpl*>> lora_layers(const torch::nn::Module& model) {
   std::vector<std::pair<std::string, nn::LoRALinearImpl*>> layers;
   for (const nn::NamedSlot& named : nn::named_slots(model)) {
-    if (auto* layer = dynamic_cast<nn::LoRALinearImpl*>(named.slot->module().get())) layers.emplace_back(named.path, layer);
+    if (auto* layer = dynamic_cast<nn::LoRALinearImpl*>(named.slot->module().get()))
+      layers.emplace_back(named.path, layer);
   }
   return layers;
 }
@@ -60,7 +66,8 @@ void initialise(torch::nn::Module& model, uint64_t seed) {
     const double bound = 1 / std::sqrt(static_cast<double>(layer->in_features()));
     const uint64_t key = make_key(seed, name_key(path + ".lora_A.weight"));
     auto* values = A.data_ptr<float>();
-    for (int64_t i = 0; i < A.numel(); ++i) values[i] = static_cast<float>(bound * (2 * random_uniform(key, static_cast<uint64_t>(i)) - 1));
+    for (int64_t i = 0; i < A.numel(); ++i)
+      values[i] = static_cast<float>(bound * (2 * random_uniform(key, static_cast<uint64_t>(i)) - 1));
     layer->lora_A->weight.set_data(A);
     layer->lora_B->weight.set_data(at::zeros(layer->lora_B->weight.sizes()));
   }
@@ -69,7 +76,9 @@ void initialise(torch::nn::Module& model, uint64_t seed) {
 std::vector<std::string> train_modules(torch::nn::Module& model, const std::vector<std::string>& names) {
   std::vector<std::string> paths;
   for (const auto& item : model.named_modules("", /*include_self=*/false)) {
-    const bool named = std::any_of(names.begin(), names.end(), [&](const std::string& name) { return arch::matches_module_name(item.key(), name); });
+    const bool named = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+      return arch::matches_module_name(item.key(), name);
+    });
     if (!named) continue;
     paths.push_back(item.key());
     for (Tensor& parameter : item.value()->parameters()) parameter.requires_grad_(true);
@@ -101,7 +110,8 @@ NamedTensors trainable_parameters(const torch::nn::Module& model) {
   return parameters;
 }
 
-void save(const std::string& directory, const torch::nn::Module& model, const formats::AdapterConfig& config, const std::vector<std::string>& labels) {
+void save(const std::string& directory, const torch::nn::Module& model, const formats::AdapterConfig& config,
+          const std::vector<std::string>& labels) {
   NamedTensors tensors;
   for (const auto& [name, parameter] : trainable_parameters(model)) tensors.emplace_back(kPeftPrefix + name, parameter);
   io::write_safetensors(directory + "/adapter_model.safetensors", tensors);
@@ -127,12 +137,15 @@ void load(const std::string& directory, torch::nn::Module& model, const std::vec
     const Tensor tensor = found->second;
     tensors.erase(found);
     if (tensor.sizes() != item.value().sizes() || !tensor.is_floating_point()) {
-      mistakes.push_back({path, 0, 0, kPeftPrefix + item.key(), "has another shape or kind than the model's parameter", ""});
+      mistakes.push_back(
+          {path, 0, 0, kPeftPrefix + item.key(), "has another shape or kind than the model's parameter", ""});
       continue;
     }
     item.value().set_data(tensor.to(at::kFloat).clone());
   }
-  for (const auto& [name, tensor] : tensors) mistakes.push_back({path, 0, 0, printable(name), "belongs to no adapted module of this model", "nothing is silently ignored"});
+  for (const auto& [name, tensor] : tensors)
+    mistakes.push_back(
+        {path, 0, 0, printable(name), "belongs to no adapted module of this model", "nothing is silently ignored"});
   if (!mistakes.empty()) throw Error(ErrorKind::Data, std::move(mistakes));
 }
 

@@ -23,7 +23,8 @@ std::vector<std::pair<std::string, nn::LoRALinearImpl*>> lora_layers(const torch
 /// A ~ U(±1/√in_features) from the counters (seed, parameter's name), B = 0.
 void initialise(torch::nn::Module& model, uint64_t seed);
 
-/// Makes the parameters of each module whose path equals an item of `names` or ends with "." + item trainable; returns the paths.
+/// Makes the parameters of each module whose path equals an item of `names` or ends with "." + item trainable; returns
+/// the paths.
 std::vector<std::string> train_modules(torch::nn::Module& model, const std::vector<std::string>& names);
 
 void set_enabled(torch::nn::Module& model, bool enabled);
@@ -36,12 +37,14 @@ void seed_dropout(torch::nn::Module& model, uint64_t key);
 /// The parameters that require a gradient, under their names in the tree.
 NamedTensors trainable_parameters(const torch::nn::Module& model);
 
-/// Writes a PEFT adapter directory: adapter_config.json, adapter_model.safetensors with every trainable parameter, labels.json.
-void save(const std::string& directory, const torch::nn::Module& model, const formats::AdapterConfig& config, const std::vector<std::string>& labels);
+/// Writes a PEFT adapter directory: adapter_config.json, adapter_model.safetensors with every trainable parameter,
+/// labels.json.
+void save(const std::string& directory, const torch::nn::Module& model, const formats::AdapterConfig& config,
+          const std::vector<std::string>& labels);
 
-/// Fills the adapters and the modules in `saved_modules` (paths) from a PEFT adapter directory. Strict: every tensor of the file is
-/// used, every adapter parameter found, with its shape. A saved module that the file lacks keeps the base model's values.
-/// Throws Error{Data} naming file and tensor, all mistakes at once.
+/// Fills the adapters and the modules in `saved_modules` (paths) from a PEFT adapter directory. Strict: every tensor of
+/// the file is used, every adapter parameter found, with its shape. A saved module that the file lacks keeps the base
+/// model's values. Throws Error{Data} naming file and tensor, all mistakes at once.
 void load(const std::string& directory, torch::nn::Module& model, const std::vector<std::string>& saved_modules);
 
 }  // namespace lathe::adapters

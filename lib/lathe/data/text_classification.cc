@@ -23,7 +23,8 @@ std::vector<std::string> resolved(const std::vector<recipe::Path>& paths) {
   return files;
 }
 
-void prepare_tokens(const recipe::Recipe& recipe, const recipe::ResolvedModel& model, const TextDataset& dataset, TextClassificationData& data) {
+void prepare_tokens(const recipe::Recipe& recipe, const recipe::ResolvedModel& model, const TextDataset& dataset,
+                    TextClassificationData& data) {
   if (!dataset.is_tokens()) data.tokenizer = open_tokenizer(model.directory, model.config.arch);
   data.vocab_size = arch::vocab_size(model.config.arch);
   data.tokenize = {static_cast<size_t>(model.max_length), recipe.data.truncation == recipe::Truncation::Left};
@@ -41,8 +42,9 @@ void drop_long_samples(TextClassificationData& data, TextDataset& dataset) {
 text::Tokenizer open_tokenizer(const formats::ModelDirectory& directory, const arch::Arch& arch) {
   text::Tokenizer tokenizer = text::Tokenizer::from_file(directory.tokenizer_path());
   if (tokenizer.vocab_size() > arch::vocab_size(arch)) {
-    throw data_error(directory.tokenizer_path(), Diagnostic::expected("at most the model's " + std::to_string(arch::vocab_size(arch)) + " tokens",
-                                                                      std::to_string(tokenizer.vocab_size())));
+    throw data_error(directory.tokenizer_path(),
+                     Diagnostic::expected("at most the model's " + std::to_string(arch::vocab_size(arch)) + " tokens",
+                                          std::to_string(tokenizer.vocab_size())));
   }
   return tokenizer;
 }
@@ -52,22 +54,26 @@ TextClassificationData open_text_classification(const recipe::Recipe& recipe, co
   data.train = TextDataset::open(resolved(recipe.data.train), dataset_options(recipe, model.labels));
   if (data.train.label_names().size() < 2) {
     Diagnostic diagnostic = recipe.at("data.train");
-    diagnostic.problem = Diagnostic::expected("at least two labels in the training data", std::to_string(data.train.label_names().size()));
+    diagnostic.problem = Diagnostic::expected("at least two labels in the training data",
+                                              std::to_string(data.train.label_names().size()));
     throw Error(ErrorKind::Config, diagnostic);
   }
   if (recipe.data.eval_fraction > 0) data.eval = data.train.split_off(recipe.data.eval_fraction);
-  if (!recipe.data.eval.empty()) data.eval = TextDataset::open(resolved(recipe.data.eval), dataset_options(recipe, data.train.label_names()));
+  if (!recipe.data.eval.empty())
+    data.eval = TextDataset::open(resolved(recipe.data.eval), dataset_options(recipe, data.train.label_names()));
   prepare_tokens(recipe, model, data.train, data);
   if (recipe.data.truncation == recipe::Truncation::Drop) {
     drop_long_samples(data, data.train);
     if (data.eval) drop_long_samples(data, *data.eval);
   }
   if (data.train.size() == 0) throw data_error(recipe.data.train.front().resolved, "leaves no training samples");
-  if (data.eval && data.eval->size() == 0) throw data_error(recipe.data.train.front().resolved, "leaves no evaluation samples");
+  if (data.eval && data.eval->size() == 0)
+    throw data_error(recipe.data.train.front().resolved, "leaves no evaluation samples");
   return data;
 }
 
-TextClassificationData open_evaluation(const recipe::Recipe& recipe, const recipe::ResolvedModel& model, const std::vector<std::string>& labels) {
+TextClassificationData open_evaluation(const recipe::Recipe& recipe, const recipe::ResolvedModel& model,
+                                       const std::vector<std::string>& labels) {
   if (recipe.data.eval.empty()) {
     Diagnostic diagnostic = recipe.at("data.eval");
     diagnostic.problem = "is required to evaluate";

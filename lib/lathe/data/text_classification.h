@@ -23,12 +23,13 @@ struct TextClassificationData {
   }
 };
 
-/// Opens data.train and data.eval (or holds out data.eval_fraction), with `model`'s labels or those of the training data.
-/// Throws Error{Data}; Error{Config} when fewer than two labels occur.
+/// Opens data.train and data.eval (or holds out data.eval_fraction), with `model`'s labels or those of the training
+/// data. Throws Error{Data}; Error{Config} when fewer than two labels occur.
 TextClassificationData open_text_classification(const recipe::Recipe& recipe, const recipe::ResolvedModel& model);
 
 /// data.eval alone, for an evaluation without training. Throws Error{Config} when the recipe names none.
-TextClassificationData open_evaluation(const recipe::Recipe& recipe, const recipe::ResolvedModel& model, const std::vector<std::string>& labels);
+TextClassificationData open_evaluation(const recipe::Recipe& recipe, const recipe::ResolvedModel& model,
+                                       const std::vector<std::string>& labels);
 
 /// The tokenizer of a model directory. Throws Error{Data} when its vocabulary is larger than the model's.
 text::Tokenizer open_tokenizer(const formats::ModelDirectory& directory, const arch::Arch& arch);

@@ -20,13 +20,15 @@ std::string read_label(const JsonObject& line, const std::string& field) {
   const Json* value = line.find(field);
   if (value != nullptr && value->is_string()) return value->get<std::string>();
   if (value != nullptr && value->is_number_integer()) return std::to_string(value->get<int64_t>());
-  throw line.error(field, Diagnostic::expected("a string or an integer", value == nullptr ? "nothing" : describe(*value)));
+  throw line.error(field,
+                   Diagnostic::expected("a string or an integer", value == nullptr ? "nothing" : describe(*value)));
 }
 
 std::vector<int64_t> read_ids(const JsonObject& line) {
   const Json* value = line.find("input_ids");
   if (value == nullptr || !value->is_array() || value->empty()) {
-    throw line.error("input_ids", Diagnostic::expected("an array of ids", value == nullptr ? "nothing" : describe(*value)));
+    throw line.error("input_ids",
+                     Diagnostic::expected("an array of ids", value == nullptr ? "nothing" : describe(*value)));
   }
   std::vector<int64_t> ids;
   for (const Json& id : *value) {
@@ -55,7 +57,8 @@ uint64_t content_hash(const TextSample& sample) {
 }
 
 [[noreturn]] void throw_mistakes(std::vector<Diagnostic> mistakes, size_t more) {
-  if (more > 0) mistakes.back().hint += (mistakes.back().hint.empty() ? "" : "; ") + std::to_string(more) + " more lines are wrong";
+  if (more > 0)
+    mistakes.back().hint += (mistakes.back().hint.empty() ? "" : "; ") + std::to_string(more) + " more lines are wrong";
   throw Error(ErrorKind::Data, std::move(mistakes));
 }
 
@@ -80,7 +83,9 @@ void TextDataset::read_file(const std::string& path, const TextDatasetOptions& o
     try {
       const Json json = parse_json(text, path, {.max_depth = 16}, number);
       const JsonObject line(json, path);
-      if (samples_.empty()) tokens_ = options.format == TextFormat::Tokens || (options.format == TextFormat::Auto && line.find("input_ids") != nullptr);
+      if (samples_.empty())
+        tokens_ = options.format == TextFormat::Tokens ||
+                  (options.format == TextFormat::Auto && line.find("input_ids") != nullptr);
       TextSample sample;
       sample.file = file_index;
       sample.line = number;
@@ -104,7 +109,8 @@ void TextDataset::read_file(const std::string& path, const TextDatasetOptions& o
     }
   }
   if (!mistakes.empty()) throw_mistakes(std::move(mistakes), more);
-  if (samples_.size() == first) throw data_error(path, "holds no samples", R"(one JSON object per line: {"text": ..., "label": ...})");
+  if (samples_.size() == first)
+    throw data_error(path, "holds no samples", R"(one JSON object per line: {"text": ..., "label": ...})");
 }
 
 TextDataset TextDataset::open(const std::vector<std::string>& files, const TextDatasetOptions& options) {
@@ -130,7 +136,8 @@ TextDataset TextDataset::open(const std::vector<std::string>& files, const TextD
       sample.label = found->second;
     } else if (mistakes.size() < kMaxMistakes) {
       mistakes.push_back({dataset.files_[static_cast<size_t>(sample.file)], sample.line, 0, options.label_field,
-                          "unknown label " + quote(dataset.raw_labels_[i]), suggest(dataset.raw_labels_[i], dataset.label_names_)});
+                          "unknown label " + quote(dataset.raw_labels_[i]),
+                          suggest(dataset.raw_labels_[i], dataset.label_names_)});
     } else {
       ++more;
     }
@@ -144,7 +151,8 @@ uint64_t TextDataset::fingerprint() const {
   uint64_t hash = 0;
   for (const TextSample& sample : samples_) {
     const XXH64_hash_t text = XXH3_64bits_withSeed(sample.text.data(), sample.text.size(), hash);
-    const XXH64_hash_t ids = XXH3_64bits_withSeed(sample.input_ids.data(), sample.input_ids.size() * sizeof(int64_t), text);
+    const XXH64_hash_t ids =
+        XXH3_64bits_withSeed(sample.input_ids.data(), sample.input_ids.size() * sizeof(int64_t), text);
     hash = ids + static_cast<uint64_t>(sample.label);
   }
   return hash;
@@ -155,26 +163,39 @@ TextDataset TextDataset::split_off(double fraction) {
   held_out.files_ = files_;
   held_out.label_names_ = label_names_;
   held_out.tokens_ = tokens_;
-  const auto is_held_out = [fraction](const TextSample& sample) { return static_cast<double>(content_hash(sample) >> 11) * 0x1.0p-53 < fraction; };
-  const auto border = std::stable_partition(samples_.begin(), samples_.end(), [&](const TextSample& sample) { return !is_held_out(sample); });
+  const auto is_held_out = [fraction](const TextSample& sample) {
+    return static_cast<double>(content_hash(sample) >> 11) * 0x1.0p-53 < fraction;
+  };
+  const auto border = std::stable_partition(samples_.begin(), samples_.end(),
+                                            [&](const TextSample& sample) { return !is_held_out(sample); });
   held_out.samples_.assign(std::make_move_iterator(border), std::make_move_iterator(samples_.end()));
   samples_.erase(border, samples_.end());
   return held_out;
 }
 
-text::Encoding tokenize(const TextDataset& dataset, int64_t index, const text::Tokenizer* tokenizer, int64_t vocab_size, const TokenizeOptions& options) {
+text::Encoding tokenize(const TextDataset& dataset, int64_t index, const text::Tokenizer* tokenizer, int64_t vocab_size,
+                        const TokenizeOptions& options) {
   const TextSample& sample = dataset.sample(index);
-  if (!dataset.is_tokens()) return tokenizer->encode(sample.text, {.special_tokens = true, .max_length = options.max_length, .keep_end = options.keep_end});
+  if (!dataset.is_tokens())
+    return tokenizer->encode(sample.text,
+                             {.special_tokens = true, .max_length = options.max_length, .keep_end = options.keep_end});
   for (const int64_t id : sample.input_ids) {
     if (id < vocab_size) continue;
-    Diagnostic diagnostic{dataset.files()[static_cast<size_t>(sample.file)], sample.line, 0, "input_ids", "", "another tokenizer made these ids"};
-    diagnostic.problem = Diagnostic::expected("ids below the vocabulary's " + std::to_string(vocab_size), std::to_string(id));
+    Diagnostic diagnostic{dataset.files()[static_cast<size_t>(sample.file)],
+                          sample.line,
+                          0,
+                          "input_ids",
+                          "",
+                          "another tokenizer made these ids"};
+    diagnostic.problem =
+        Diagnostic::expected("ids below the vocabulary's " + std::to_string(vocab_size), std::to_string(id));
     throw Error(ErrorKind::Data, diagnostic);
   }
   text::Encoding encoding;
   encoding.ids = sample.input_ids;
   encoding.truncated = options.max_length > 0 && encoding.ids.size() > options.max_length;
-  if (encoding.truncated && options.keep_end) encoding.ids.erase(encoding.ids.begin(), encoding.ids.end() - static_cast<ptrdiff_t>(options.max_length));
+  if (encoding.truncated && options.keep_end)
+    encoding.ids.erase(encoding.ids.begin(), encoding.ids.end() - static_cast<ptrdiff_t>(options.max_length));
   if (encoding.truncated) encoding.ids.resize(options.max_length);
   encoding.type_ids.assign(encoding.ids.size(), 0);
   return encoding;

@@ -34,7 +34,8 @@ struct TextSample {
 /// Samples from JSONL files, all parsed and checked when opened. Lines end at '\n'; a '\r' before it is dropped.
 class TextDataset {
  public:
-  /// Throws Error{Data} with FILE:LINE for bad JSON, a missing or mistyped field, an unknown label; for a file without samples.
+  /// Throws Error{Data} with FILE:LINE for bad JSON, a missing or mistyped field, an unknown label; for a file without
+  /// samples.
   static TextDataset open(const std::vector<std::string>& files, const TextDatasetOptions& options);
 
   int64_t size() const { return static_cast<int64_t>(samples_.size()); }
@@ -45,8 +46,8 @@ class TextDataset {
   /// A hash of every sample in order: a resumed run compares it.
   uint64_t fingerprint() const;
 
-  /// Moves the samples whose content hash falls into the share `fraction` to a second dataset. The hash ignores differences of
-  /// white space, so twins go together.
+  /// Moves the samples whose content hash falls into the share `fraction` to a second dataset. The hash ignores
+  /// differences of white space, so twins go together.
   TextDataset split_off(double fraction);
 
   /// Removes the samples for which `drop` holds.
@@ -71,8 +72,9 @@ struct TokenizeOptions {
   bool keep_end = false;
 };
 
-/// The tokens of a sample, cut to max_length. Throws Error{Data} naming file and line when a tokens sample holds an id outside the
-/// vocabulary.
-text::Encoding tokenize(const TextDataset& dataset, int64_t index, const text::Tokenizer* tokenizer, int64_t vocab_size, const TokenizeOptions& options);
+/// The tokens of a sample, cut to max_length. Throws Error{Data} naming file and line when a tokens sample holds an id
+/// outside the vocabulary.
+text::Encoding tokenize(const TextDataset& dataset, int64_t index, const text::Tokenizer* tokenizer, int64_t vocab_size,
+                        const TokenizeOptions& options);
 
 }  // namespace lathe::data

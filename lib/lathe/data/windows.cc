@@ -8,7 +8,11 @@
 namespace lathe::data {
 
 Windows::Windows(int64_t num_samples, int64_t batch_size, int64_t accumulation_steps, bool shuffle, uint64_t seed)
-    : num_samples_(num_samples), batch_size_(batch_size), accumulation_steps_(accumulation_steps), shuffle_(shuffle), seed_(seed) {
+    : num_samples_(num_samples),
+      batch_size_(batch_size),
+      accumulation_steps_(accumulation_steps),
+      shuffle_(shuffle),
+      seed_(seed) {
   const int64_t micro_batches = (num_samples + batch_size - 1) / batch_size;
   steps_per_epoch_ = (micro_batches + accumulation_steps - 1) / accumulation_steps;
 }
@@ -39,7 +43,8 @@ std::vector<std::vector<int64_t>> Windows::window(int64_t step) {
 
 double Windows::epoch_after(int64_t steps) const {
   const int64_t within = std::min(steps % steps_per_epoch_ * batch_size_ * accumulation_steps_, num_samples_);
-  return static_cast<double>(steps / steps_per_epoch_) + static_cast<double>(within) / static_cast<double>(num_samples_);
+  return static_cast<double>(steps / steps_per_epoch_) +
+         static_cast<double>(within) / static_cast<double>(num_samples_);
 }
 
 }  // namespace lathe::data

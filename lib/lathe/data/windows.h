@@ -5,8 +5,8 @@
 
 namespace lathe::data {
 
-/// Which samples each optimizer step sees: a function of the step alone, so that a resumed run seeks instead of replaying.
-/// A window ends with its epoch; the last one of an epoch may have fewer or smaller micro-batches.
+/// Which samples each optimizer step sees: a function of the step alone, so that a resumed run seeks instead of
+/// replaying. A window ends with its epoch; the last one of an epoch may have fewer or smaller micro-batches.
 class Windows {
  public:
   /// Requires num_samples, batch_size and accumulation_steps >= 1.

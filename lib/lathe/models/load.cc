@@ -42,7 +42,8 @@ void fill_normal(at::Tensor parameter, double std, uint64_t seed, const std::str
   const uint64_t key = make_key(seed, name_key(name));
   auto* data = values.data_ptr<float>();
   for (int64_t i = 0; i < values.numel(); ++i) {  // Box-Muller
-    const double u = 1 - random_uniform(key, 2 * static_cast<uint64_t>(i)), v = random_uniform(key, 2 * static_cast<uint64_t>(i) + 1);
+    const double u = 1 - random_uniform(key, 2 * static_cast<uint64_t>(i)),
+                 v = random_uniform(key, 2 * static_cast<uint64_t>(i) + 1);
     data[i] = static_cast<float>(std * std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * v));
   }
   parameter.set_data(values);
@@ -58,7 +59,9 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
     if (is_adapter_parameter(entry.key())) continue;
     const std::string name = checkpoint_name(entry.key());
     const auto found = items.find(name);
-    if (found == items.end()) throw Error(ErrorKind::Internal, Diagnostic{"", 0, 0, name, "is not in the list of the architecture's parameters", ""});
+    if (found == items.end())
+      throw Error(ErrorKind::Internal,
+                  Diagnostic{"", 0, 0, name, "is not in the list of the architecture's parameters", ""});
     if (found->second->tensor == nullptr) {
       initialise_head(parameter, name, seed);
       continue;

@@ -8,9 +8,10 @@
 namespace lathe::models {
 
 /// Fills a skeleton's hollow parameters from a checkpoint, one tensor at a time; adapters in the slots are left alone.
-/// Frozen parameters become views of the mapped file where dtype and alignment allow; parameters that will train are copied to
-/// float32. A new head is drawn from the counters: weight N(0, 0.02), bias zero, as in transformers' BERT.
-/// Throws Error{Data}, also when a parameter stays hollow: that is, when the model has one that the match does not know.
+/// Frozen parameters become views of the mapped file where dtype and alignment allow; parameters that will train are
+/// copied to float32. A new head is drawn from the counters: weight N(0, 0.02), bias zero, as in transformers' BERT.
+/// Throws Error{Data}, also when a parameter stays hollow: that is, when the model has one that the match does not
+/// know.
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed);
 
 /// A parameter's name in the checkpoint: without the levels that adapters put in between.

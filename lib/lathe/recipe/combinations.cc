@@ -34,12 +34,15 @@ void check_model(const Model& model, CombinationChecker& c) {
   const bool random = model.init == Init::Random;
   c.require(random || !model.path.text.empty(), "model.path", "is required unless model.init is random");
   c.require(!model.arch || random, "model.arch", "needs model.init: random");
-  c.require(!random || model.arch || !model.path.text.empty(), "model.init", "random needs model.arch, or model.path for its config.json");
+  c.require(!random || model.arch || !model.path.text.empty(), "model.init",
+            "random needs model.arch, or model.path for its config.json");
 }
 
 void check_adapter(const Adapter& adapter, CombinationChecker& c) {
   if (adapter.type == AdapterType::None) {
-    const auto meaningless = [&c](bool given, const char* key) { c.require(!given, key, "has no meaning with adapter.type: none"); };
+    const auto meaningless = [&c](bool given, const char* key) {
+      c.require(!given, key, "has no meaning with adapter.type: none");
+    };
     meaningless(adapter.rank.has_value(), "adapter.rank");
     meaningless(adapter.alpha.has_value(), "adapter.alpha");
     meaningless(adapter.dropout != 0, "adapter.dropout");
@@ -63,31 +66,38 @@ void check_data(const Data& data, CombinationChecker& c) {
   c.require(twice == sorted.end(), "data.labels", "has " + (twice == sorted.end() ? "" : quote(*twice)) + " twice");
   c.require(data.labels.size() != 1, "data.labels", "expected at least two labels, got 1");
   for (const auto& [own, theirs] : data.fields) {
-    c.require(own == "text" || own == "label", "data.fields", "unknown field " + quote(own), suggest(own, {"text", "label"}));
+    c.require(own == "text" || own == "label", "data.fields", "unknown field " + quote(own),
+              suggest(own, {"text", "label"}));
   }
 }
 
 void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
-  const bool in_range = std::all_of(optimizer.betas.begin(), optimizer.betas.end(), [](double beta) { return beta >= 0 && beta < 1; });
+  const bool in_range =
+      std::all_of(optimizer.betas.begin(), optimizer.betas.end(), [](double beta) { return beta >= 0 && beta < 1; });
   c.require(optimizer.betas.size() == 2 && in_range, "optimizer.betas", "expected two numbers in [0, 1)");
   const bool wsd = optimizer.schedule == ScheduleType::Wsd;
   c.require(!wsd || optimizer.num_decay_steps, "optimizer.num_decay_steps", "is required for schedule wsd");
   c.require(wsd || !optimizer.num_decay_steps, "optimizer.num_decay_steps", "needs schedule: wsd");
-  c.require(optimizer.min_lr_ratio == 0 || wsd || optimizer.schedule == ScheduleType::Cosine, "optimizer.min_lr_ratio", "needs schedule cosine or wsd");
+  c.require(optimizer.min_lr_ratio == 0 || wsd || optimizer.schedule == ScheduleType::Cosine, "optimizer.min_lr_ratio",
+            "needs schedule cosine or wsd");
   const bool sgd = optimizer.type == OptimizerType::Sgd;
   c.require(sgd || optimizer.momentum == 0, "optimizer.momentum", "needs type: sgd");
   c.require(sgd || !optimizer.nesterov, "optimizer.nesterov", "needs type: sgd");
   const auto group_ok = [](const ParameterGroup& group) { return group.lr || group.weight_decay; };
-  c.require(std::all_of(optimizer.groups.begin(), optimizer.groups.end(), group_ok), "optimizer.groups", "a group needs lr or weight_decay");
+  c.require(std::all_of(optimizer.groups.begin(), optimizer.groups.end(), group_ok), "optimizer.groups",
+            "a group needs lr or weight_decay");
 }
 
 void check_training(const Training& training, CombinationChecker& c) {
-  c.require(training.epochs || training.max_steps, c.has("training.max_steps") ? "training.max_steps" : "training.epochs", "epochs or max_steps is required");
+  c.require(training.epochs || training.max_steps,
+            c.has("training.max_steps") ? "training.max_steps" : "training.epochs", "epochs or max_steps is required");
   c.require(!(training.epochs && training.max_steps), "training.max_steps", "excludes training.epochs");
   const bool automatic = !training.batch_size.samples;
-  c.require(!automatic || training.global_batch_size, "training.global_batch_size", "is required with batch_size: auto");
+  c.require(!automatic || training.global_batch_size, "training.global_batch_size",
+            "is required with batch_size: auto");
   c.require(automatic || !training.global_batch_size, "training.global_batch_size", "needs batch_size: auto");
-  c.require(!automatic || training.gradient_accumulation_steps == 1, "training.gradient_accumulation_steps", "excludes batch_size: auto");
+  c.require(!automatic || training.gradient_accumulation_steps == 1, "training.gradient_accumulation_steps",
+            "excludes batch_size: auto");
 }
 
 }  // namespace
@@ -100,8 +110,10 @@ std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::stri
   check_optimizer(recipe.optimizer, checker);
   check_training(recipe.training, checker);
   const bool evaluates = !recipe.data.eval.empty() || recipe.data.eval_fraction > 0;
-  checker.require(evaluates || !recipe.training.early_stopping, "training.early_stopping", "needs data.eval or data.eval_fraction");
-  checker.require(evaluates || !recipe.training.keep_best, "training.keep_best", "needs data.eval or data.eval_fraction");
+  checker.require(evaluates || !recipe.training.early_stopping, "training.early_stopping",
+                  "needs data.eval or data.eval_fraction");
+  checker.require(evaluates || !recipe.training.keep_best, "training.keep_best",
+                  "needs data.eval or data.eval_fraction");
   return std::move(checker.mistakes);
 }
 

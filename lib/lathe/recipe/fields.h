@@ -16,7 +16,8 @@ void Moe::visit(V& v) {
   v.field("top_k", top_k, {"experts per token", Need::Optional, at_least(1)});
   v.field("router", router, {"how experts are chosen"});
   v.field("renormalise", renormalise, {"whether the chosen experts' weights sum to 1"});
-  v.field("capacity_factor", capacity_factor, {"tokens per expert over the even share; 0: no limit", Need::Optional, at_least(0)});
+  v.field("capacity_factor", capacity_factor,
+          {"tokens per expert over the even share; 0: no limit", Need::Optional, at_least(0)});
   v.field("shared_experts", shared_experts, {"experts that see every token", Need::Optional, at_least(0)});
   v.field("aux_loss_weight", aux_loss_weight, {"weight of the balance loss", Need::Optional, at_least(0)});
   v.field("z_loss_weight", z_loss_weight, {"weight of the router's z-loss", Need::Optional, at_least(0)});
@@ -26,7 +27,8 @@ void Moe::visit(V& v) {
 
 template <typename V>
 void Model::visit(V& v) {
-  v.field("path", path, {"a Hugging Face model directory, or hf:org/name in the local cache; required unless init is random"});
+  v.field("path", path,
+          {"a Hugging Face model directory, or hf:org/name in the local cache; required unless init is random"});
   v.field("task", task, {"what the model is trained for", Need::Required});
   v.field("init", init, {"where the weights come from"});
   v.field("arch", arch, {"with init random: a config.json in YAML"});
@@ -34,7 +36,9 @@ void Model::visit(V& v) {
   v.field("dtype", dtype, {"storage of frozen weights; auto: as stored"});
   v.field("compute", compute, {"type of the products; auto: float32 when storage is"});
   v.field("dropout", dropout, {"overrides every dropout of config.json", Need::Optional, within(0, 1)});
-  v.field("max_length", max_length, {"tokens per sample, special ones included; absent: what model and tokenizer allow", Need::Optional, at_least(3)});
+  v.field("max_length", max_length,
+          {"tokens per sample, special ones included; absent: what model and tokenizer allow", Need::Optional,
+           at_least(3)});
 }
 
 template <typename V>
@@ -75,11 +79,13 @@ template <typename V>
 void Data::visit(V& v) {
   v.field("train", train, {"training files", Need::Required});
   v.field("eval", eval, {"evaluation files"});
-  v.field("eval_fraction", eval_fraction, {"share of train held out by content; not together with eval", Need::Optional, within(0, 1)});
+  v.field("eval_fraction", eval_fraction,
+          {"share of train held out by content; not together with eval", Need::Optional, within(0, 1)});
   v.field("format", format, {"what the files hold; auto: by their fields"});
   v.field("fields", fields, {"names of the fields in the files"});
   v.field("labels", labels, {"label names in order; absent: those of the training data, sorted"});
-  v.field("label_smoothing", label_smoothing, {"share of the target spread over all labels", Need::Optional, within(0, 1)});
+  v.field("label_smoothing", label_smoothing,
+          {"share of the target spread over all labels", Need::Optional, within(0, 1)});
   v.field("train_on", train_on, {"which tokens are labelled"});
   v.field("packing", packing, {"several samples in one row"});
   v.field("shuffle", shuffle, {"a new order each epoch, from the seed"});
@@ -103,7 +109,8 @@ void Optimizer::visit(V& v) {
   v.field("eps", eps, {"added to the root of the second moment", Need::Optional, above(0)});
   v.field("momentum", momentum, {"sgd only", Need::Optional, within(0, 1)});
   v.field("nesterov", nesterov, {"sgd only"});
-  v.field("weight_decay", weight_decay, {"decoupled; never on tensors of fewer than two dimensions", Need::Optional, at_least(0)});
+  v.field("weight_decay", weight_decay,
+          {"decoupled; never on tensors of fewer than two dimensions", Need::Optional, at_least(0)});
   v.field("groups", groups, {"learning rate and decay by parameter name"});
   v.field("lora_plus_ratio", lora_plus_ratio, {"learning rate of B over that of A", Need::Optional, above(0)});
   v.field("schedule", schedule, {"learning rate over the steps"});
@@ -129,8 +136,10 @@ void Training::visit(V& v) {
   v.field("epochs", epochs, {"passes over the data; this or max_steps", Need::Optional, at_least(1)});
   v.field("max_steps", max_steps, {"optimizer steps; this or epochs", Need::Optional, at_least(1)});
   v.field("batch_size", batch_size, {"samples per micro-batch", Need::Required});
-  v.field("global_batch_size", global_batch_size, {"samples per optimizer step, with batch_size auto", Need::Optional, at_least(1)});
-  v.field("gradient_accumulation_steps", gradient_accumulation_steps, {"micro-batches per optimizer step", Need::Optional, at_least(1)});
+  v.field("global_batch_size", global_batch_size,
+          {"samples per optimizer step, with batch_size auto", Need::Optional, at_least(1)});
+  v.field("gradient_accumulation_steps", gradient_accumulation_steps,
+          {"micro-batches per optimizer step", Need::Optional, at_least(1)});
   v.field("activation_checkpointing", activation_checkpointing, {"what is recomputed instead of kept"});
   v.field("device", device, {"where it runs"});
   v.field("threads", threads, {"CPU threads; 0: all", Need::Optional, at_least(0)});
@@ -147,7 +156,8 @@ void Training::visit(V& v) {
 template <typename V>
 void Output::visit(V& v) {
   v.field("dir", dir, {"run directory, relative to the current one", Need::Required});
-  v.field("log_every_steps", log_every_steps, {"terminal only: metrics.jsonl has every step", Need::Optional, at_least(1)});
+  v.field("log_every_steps", log_every_steps,
+          {"terminal only: metrics.jsonl has every step", Need::Optional, at_least(1)});
   v.field("tensorboard", tensorboard, {"also write TensorBoard events"});
   v.field("merged", merged, {"also write the merged model"});
 }

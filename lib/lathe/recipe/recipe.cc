@@ -16,7 +16,9 @@ using config::YamlNode;
 
 Recipe bind(const YamlNode& root, const std::string& base) {
   if (!root.is_mapping()) {
-    throw Error(ErrorKind::Config, Diagnostic{root.file, root.line, root.column, "", Diagnostic::expected("a mapping", root.describe()), "see lathe show --schema"});
+    throw Error(ErrorKind::Config,
+                Diagnostic{root.file, root.line, root.column, "", Diagnostic::expected("a mapping", root.describe()),
+                           "see lathe show --schema"});
   }
   Recipe recipe;
   ReadContext context;
@@ -29,15 +31,17 @@ Recipe bind(const YamlNode& root, const std::string& base) {
   for (const Diagnostic& mistake : context.mistakes) complained.insert(mistake.key);
   const auto add_new = [&](std::vector<Diagnostic> mistakes) {
     for (Diagnostic& mistake : mistakes) {
-      const bool follows = complained.contains(mistake.key) || complained.contains(mistake.key.substr(0, mistake.key.find('.')));
+      const bool follows =
+          complained.contains(mistake.key) || complained.contains(mistake.key.substr(0, mistake.key.find('.')));
       if (!follows) context.mistakes.push_back(std::move(mistake));
     }
   };
   add_new(check_combinations(recipe, root.file));
   add_new(check_support(recipe, root.file));
   if (!context.mistakes.empty()) {
-    std::stable_sort(context.mistakes.begin(), context.mistakes.end(),
-                     [](const Diagnostic& a, const Diagnostic& b) { return std::pair(a.line, a.column) < std::pair(b.line, b.column); });
+    std::stable_sort(context.mistakes.begin(), context.mistakes.end(), [](const Diagnostic& a, const Diagnostic& b) {
+      return std::pair(a.line, a.column) < std::pair(b.line, b.column);
+    });
     throw Error(ErrorKind::Config, std::move(context.mistakes));
   }
   return recipe;
@@ -73,7 +77,8 @@ std::string Data::field(const std::string& name) const {
   return name;
 }
 
-Recipe parse(const std::string& text, const std::string& file, const std::string& base, const std::vector<std::string>& overrides) {
+Recipe parse(const std::string& text, const std::string& file, const std::string& base,
+             const std::vector<std::string>& overrides) {
   YamlNode root = config::parse_yaml(text, file);
   for (const std::string& override_text : overrides) config::apply_override(root, override_text);
   return bind(root, base);
@@ -81,10 +86,12 @@ Recipe parse(const std::string& text, const std::string& file, const std::string
 
 Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides) {
   if (!std::filesystem::exists(file_or_name)) {
-    if (const ReadyRecipe* ready = find_ready_recipe(file_or_name)) return parse(ready->text, file_or_name, "", overrides);
+    if (const ReadyRecipe* ready = find_ready_recipe(file_or_name))
+      return parse(ready->text, file_or_name, "", overrides);
     std::vector<std::string> names;
     for (const ReadyRecipe& ready : ready_recipes()) names.push_back(ready.name);
-    throw Error(ErrorKind::Config, Diagnostic{file_or_name, 0, 0, "", "no such file, and no ready recipe of that name", suggest(file_or_name, names)});
+    throw Error(ErrorKind::Config, Diagnostic{file_or_name, 0, 0, "", "no such file, and no ready recipe of that name",
+                                              suggest(file_or_name, names)});
   }
   YamlNode root = config::read_yaml_file(file_or_name);
   for (const std::string& override_text : overrides) config::apply_override(root, override_text);

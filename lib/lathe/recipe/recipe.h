@@ -169,11 +169,12 @@ struct Recipe {
   void visit(V& v);
 };
 
-/// Reads a recipe: a file, or the name of a ready one; then overrides (`a.b=value`, `~a.b`). Every mistake of form, range and
-/// combination is reported at once. Throws Error{Config}.
+/// Reads a recipe: a file, or the name of a ready one; then overrides (`a.b=value`, `~a.b`). Every mistake of form,
+/// range and combination is reported at once. Throws Error{Config}.
 Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides = {});
 /// The same from text; relative input paths start at `base`.
-Recipe parse(const std::string& text, const std::string& file, const std::string& base, const std::vector<std::string>& overrides = {});
+Recipe parse(const std::string& text, const std::string& file, const std::string& base,
+             const std::vector<std::string>& overrides = {});
 
 /// The resolved recipe: every key with its value, paths absolute. Reads back equal.
 std::string to_yaml(const Recipe& recipe);

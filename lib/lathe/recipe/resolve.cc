@@ -29,7 +29,8 @@ formats::AdapterConfig config_of_recipe(const Recipe& recipe) {
   if (adapter.target_modules) config.target_modules = to_target_modules(*adapter.target_modules);
   if (!adapter.exclude_modules.empty()) config.exclude_modules = adapter.exclude_modules;
   config.modules_to_save = adapter.modules_to_save;
-  for (const auto& [pattern, rank] : adapter.rank_pattern) config.rank_pattern.emplace_back(pattern, static_cast<double>(rank));
+  for (const auto& [pattern, rank] : adapter.rank_pattern)
+    config.rank_pattern.emplace_back(pattern, static_cast<double>(rank));
   config.alpha_pattern = adapter.alpha_pattern;
   return config;
 }
@@ -41,7 +42,8 @@ formats::AdapterConfig config_of_file(const Recipe& recipe) {
   const auto agree = [&](const char* key, bool same) {
     const std::string dotted = std::string("adapter.") + key;
     if (recipe.places.contains(dotted) && !same) {
-      throw config_error(recipe.at(dotted), "differs from what adapter.from says", "leave it out: the adapter's file decides");
+      throw config_error(recipe.at(dotted), "differs from what adapter.from says",
+                         "leave it out: the adapter's file decides");
     }
   };
   agree("rank", own.r == config.r);
@@ -67,13 +69,15 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   }
   if (!config.target_modules) config.target_modules = arch::default_target_modules(model.config.arch);
   const auto linears = arch::classifier_linears(model.config.arch, 2);
-  model.targets = arch::match_targets(linears, config, model.config.arch, recipe.at("adapter.target_modules"), !from_file);
+  model.targets =
+      arch::match_targets(linears, config, model.config.arch, recipe.at("adapter.target_modules"), !from_file);
   model.adapter = std::move(config);
 }
 
 void resolve_labels(const Recipe& recipe, ResolvedModel& model) {
   model.labels = recipe.data.labels;
-  if (model.labels.empty() && recipe.adapter.from) model.labels = formats::read_labels(recipe.adapter.from->resolved).value_or(std::vector<std::string>());
+  if (model.labels.empty() && recipe.adapter.from)
+    model.labels = formats::read_labels(recipe.adapter.from->resolved).value_or(std::vector<std::string>());
   if (model.labels.empty()) model.labels = model.config.labels;
 }
 
@@ -86,7 +90,8 @@ int64_t default_max_length(const formats::ModelDirectory& directory, const arch:
   const Json json = read_json_file(file, 16 << 20);
   const Json* limit = JsonObject(json, file).find("model_max_length");
   // "No limit" is written as 1e30.
-  if (limit != nullptr && limit->is_number() && limit->get<double>() >= 1 && limit->get<double>() < static_cast<double>(length)) {
+  if (limit != nullptr && limit->is_number() && limit->get<double>() >= 1 &&
+      limit->get<double>() < static_cast<double>(length)) {
     length = static_cast<int64_t>(limit->get<double>());
   }
   return length;
@@ -99,14 +104,16 @@ ResolvedModel resolve_model(const Recipe& recipe) {
   const int64_t positions = arch::max_positions(model.config.arch);
   model.max_length = recipe.model.max_length.value_or(default_max_length(model.directory, model.config.arch));
   if (model.max_length > positions) {
-    throw config_error(recipe.at("model.max_length"), Diagnostic::expected("at most the model's " + std::to_string(positions) + " positions",
-                                                                           std::to_string(model.max_length)));
+    throw config_error(recipe.at("model.max_length"),
+                       Diagnostic::expected("at most the model's " + std::to_string(positions) + " positions",
+                                            std::to_string(model.max_length)));
   }
   resolve_adapter(recipe, model);
   resolve_labels(recipe, model);
   const formats::TensorLocation* head = model.directory.find("classifier.weight");
   const bool head_decides = model.labels.empty() && head != nullptr && !head->info.shape.empty();
-  const int64_t num_labels = head_decides ? head->info.shape[0] : std::max<int64_t>(2, static_cast<int64_t>(model.labels.size()));
+  const int64_t num_labels =
+      head_decides ? head->info.shape[0] : std::max<int64_t>(2, static_cast<int64_t>(model.labels.size()));
   arch::match_checkpoint(model.directory, model.config.arch, num_labels);
   return model;
 }

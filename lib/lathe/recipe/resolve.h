@@ -18,8 +18,8 @@ struct ResolvedModel {
   arch::ModelConfig config;                       ///< with the recipe's dropout
   std::optional<formats::AdapterConfig> adapter;  ///< none: every weight trains
   std::vector<arch::Target> targets;              ///< the layers to adapt
-  std::vector<std::string> labels;                ///< of the recipe, else of adapter.from, else of the checkpoint; empty: of the data
-  int64_t max_length = 0;                         ///< tokens per sample
+  std::vector<std::string> labels;  ///< of the recipe, else of adapter.from, else of the checkpoint; empty: of the data
+  int64_t max_length = 0;           ///< tokens per sample
 };
 
 /// Reads the headers and checks the recipe against them: architecture, tensors and shapes, targets, lengths.

@@ -10,20 +10,24 @@ bool read_count(const YamlNode& node, int64_t& count) { return Codec<int64_t>::r
 std::string flow_text(const YamlNode& node) {
   std::string text;
   switch (node.kind) {
-    case YamlNode::Kind::Scalar: return node.quoted ? "\"" + node.text + "\"" : node.text;
+    case YamlNode::Kind::Scalar:
+      return node.quoted ? "\"" + node.text + "\"" : node.text;
     case YamlNode::Kind::Sequence:
       for (const YamlNode& item : node.items) text += (text.empty() ? "" : ", ") + flow_text(item);
       return "[" + text + "]";
-    case YamlNode::Kind::Mapping: break;
+    case YamlNode::Kind::Mapping:
+      break;
   }
-  for (const YamlNode::Member& member : node.members) text += (text.empty() ? "" : ", ") + write_string(member.key) + ": " + flow_text(member.value);
+  for (const YamlNode::Member& member : node.members)
+    text += (text.empty() ? "" : ", ") + write_string(member.key) + ": " + flow_text(member.value);
   return "{" + text + "}";
 }
 
 }  // namespace
 
 bool Codec<recipe::Names>::read(const YamlNode& node, recipe::Names& names) {
-  if (node.kind == YamlNode::Kind::Sequence) return Codec<std::vector<std::string>>::read(node, names.value.emplace<0>()) && !node.items.empty();
+  if (node.kind == YamlNode::Kind::Sequence)
+    return Codec<std::vector<std::string>>::read(node, names.value.emplace<0>()) && !node.items.empty();
   return Codec<std::string>::read(node, names.value.emplace<1>());
 }
 
@@ -40,7 +44,9 @@ bool Codec<recipe::BatchSize>::read(const YamlNode& node, recipe::BatchSize& siz
   return read_count(node, size.samples.emplace());
 }
 
-std::string Codec<recipe::BatchSize>::write(const recipe::BatchSize& size) { return size.samples ? std::to_string(*size.samples) : "auto"; }
+std::string Codec<recipe::BatchSize>::write(const recipe::BatchSize& size) {
+  return size.samples ? std::to_string(*size.samples) : "auto";
+}
 
 bool Codec<recipe::ImageSize>::read(const YamlNode& node, recipe::ImageSize& size) {
   if (node.kind == YamlNode::Kind::Sequence) {
@@ -75,12 +81,18 @@ bool Codec<recipe::Checkpointing>::read(const YamlNode& node, recipe::Checkpoint
 
 std::string Codec<recipe::Checkpointing>::write(const recipe::Checkpointing& checkpointing) {
   switch (checkpointing.kind) {
-    case recipe::Checkpointing::Kind::None: return "none";
-    case recipe::Checkpointing::Kind::Elementwise: return "elementwise";
-    case recipe::Checkpointing::Kind::Full: return "full";
-    case recipe::Checkpointing::Kind::Every: return "{every: " + std::to_string(checkpointing.count) + "}";
-    case recipe::Checkpointing::Kind::Layers: return "{layers: " + std::to_string(checkpointing.count) + "}";
-    case recipe::Checkpointing::Kind::Budget: break;
+    case recipe::Checkpointing::Kind::None:
+      return "none";
+    case recipe::Checkpointing::Kind::Elementwise:
+      return "elementwise";
+    case recipe::Checkpointing::Kind::Full:
+      return "full";
+    case recipe::Checkpointing::Kind::Every:
+      return "{every: " + std::to_string(checkpointing.count) + "}";
+    case recipe::Checkpointing::Kind::Layers:
+      return "{layers: " + std::to_string(checkpointing.count) + "}";
+    case recipe::Checkpointing::Kind::Budget:
+      break;
   }
   return "{budget: " + write_string(checkpointing.budget) + "}";
 }

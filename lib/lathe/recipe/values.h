@@ -19,7 +19,19 @@ enum class AdapterType { LoRA, DoRA, None };
 enum class Scaling { Standard, RsLoRA };
 enum class AdapterInit { Default, Gaussian, Pissa, Orthogonal };
 enum class QuantType { None, Nf4, Fp4 };
-enum class DataFormat { Auto, TextLabel, Tokens, Messages, ShareGpt, Alpaca, PromptCompletion, Text, Idx, ImageFolder, ImageList };
+enum class DataFormat {
+  Auto,
+  TextLabel,
+  Tokens,
+  Messages,
+  ShareGpt,
+  Alpaca,
+  PromptCompletion,
+  Text,
+  Idx,
+  ImageFolder,
+  ImageList
+};
 enum class TrainOn { Completion, All };
 enum class Truncation { Right, Left, Drop };
 enum class Resize { Bicubic, Bilinear };
@@ -71,7 +83,8 @@ using WordList = std::array<std::pair<Enum, const char*>, N>;
 template <>
 struct Words<recipe::Task> {
   using enum recipe::Task;
-  static constexpr WordList<recipe::Task, 3> kWords = {{{CausalLm, "causal_lm"}, {Classification, "classification"}, {ImageClassification, "image_classification"}}};
+  static constexpr WordList<recipe::Task, 3> kWords = {
+      {{CausalLm, "causal_lm"}, {Classification, "classification"}, {ImageClassification, "image_classification"}}};
 };
 template <>
 struct Words<recipe::Init> {
@@ -81,7 +94,8 @@ struct Words<recipe::Init> {
 template <>
 struct Words<recipe::StorageType> {
   using enum recipe::StorageType;
-  static constexpr WordList<recipe::StorageType, 3> kWords = {{{Auto, "auto"}, {Float32, "float32"}, {BFloat16, "bfloat16"}}};
+  static constexpr WordList<recipe::StorageType, 3> kWords = {
+      {{Auto, "auto"}, {Float32, "float32"}, {BFloat16, "bfloat16"}}};
 };
 template <>
 struct Words<recipe::AdapterType> {
@@ -96,7 +110,8 @@ struct Words<recipe::Scaling> {
 template <>
 struct Words<recipe::AdapterInit> {
   using enum recipe::AdapterInit;
-  static constexpr WordList<recipe::AdapterInit, 4> kWords = {{{Default, "default"}, {Gaussian, "gaussian"}, {Pissa, "pissa"}, {Orthogonal, "orthogonal"}}};
+  static constexpr WordList<recipe::AdapterInit, 4> kWords = {
+      {{Default, "default"}, {Gaussian, "gaussian"}, {Pissa, "pissa"}, {Orthogonal, "orthogonal"}}};
 };
 template <>
 struct Words<recipe::QuantType> {
@@ -152,7 +167,8 @@ struct Words<recipe::ScheduleType> {
 template <>
 struct Words<recipe::Measure> {
   using enum recipe::Measure;
-  static constexpr WordList<recipe::Measure, 4> kWords = {{{EvalLoss, "eval_loss"}, {Perplexity, "perplexity"}, {Accuracy, "accuracy"}, {F1, "f1"}}};
+  static constexpr WordList<recipe::Measure, 4> kWords = {
+      {{EvalLoss, "eval_loss"}, {Perplexity, "perplexity"}, {Accuracy, "accuracy"}, {F1, "f1"}}};
 };
 template <>
 struct Words<recipe::OnNonfinite> {
