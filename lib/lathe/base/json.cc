@@ -97,6 +97,10 @@ class StrictBuilder {
 };
 
 // Counts how far the parser has read, for the line of a mistake that is not a syntax error.
+std::string integer_range(int64_t low, int64_t high) {
+  return "an integer from " + std::to_string(low) + " to " + std::to_string(high);
+}
+
 struct CountingIterator {
   using iterator_category = std::forward_iterator_tag;
   using value_type = char;
@@ -180,12 +184,14 @@ const Json& JsonObject::at(const std::string& key, const std::string& expected) 
 
 int64_t JsonObject::integer(const std::string& key, int64_t low, int64_t high, std::optional<int64_t> fallback) const {
   if (fallback && find(key) == nullptr) return *fallback;
-  const std::string expected = "an integer from " + std::to_string(low) + " to " + std::to_string(high);
-  const Json& value = at(key, expected);
+  return integer_of(key, at(key, integer_range(low, high)), low, high);
+}
+
+int64_t JsonObject::integer_of(const std::string& key, const Json& value, int64_t low, int64_t high) const {
   const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX)
                                                : value.is_number_integer();
   if (!fits || value.get<int64_t>() < low || value.get<int64_t>() > high) {
-    throw error(key, Diagnostic::expected(expected, describe(value)));
+    throw error(key, Diagnostic::expected(integer_range(low, high), describe(value)));
   }
   return value.get<int64_t>();
 }

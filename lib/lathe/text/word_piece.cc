@@ -28,8 +28,8 @@ WordPiece::WordPiece(const JsonObject& block)
   const size_t size = vocab.json().size();
   tokens_.resize(size);
   std::vector<bool> taken(size);
-  for (const auto& [token, unused] : vocab.json().items()) {
-    const int64_t id = vocab.integer(token, 0, std::min<int64_t>(kMaxTokens, static_cast<int64_t>(size) - 1));
+  for (const auto& [token, value] : vocab.json().items()) {
+    const int64_t id = vocab.integer_of(token, value, 0, std::min<int64_t>(kMaxTokens, static_cast<int64_t>(size) - 1));
     if (taken[static_cast<size_t>(id)])
       throw vocab.error(printable(token),
                         "id " + std::to_string(id) + " is taken by " + quote(tokens_[static_cast<size_t>(id)]));
