@@ -1,6 +1,6 @@
 // Trains a LoRA update of a plain torch::nn::Linear on y = x Wᵀ: the layer itself stays as it was.
 #include <lathe/nn/lora.h>
-#include <lathe/optim/adamw.h>
+#include <lathe/optim/adam.h>
 #include <torch/torch.h>
 
 #include <cstdio>
@@ -14,7 +14,7 @@ int main() {
   const torch::Tensor difference = torch::randn({16, 2}).mm(torch::randn({2, 32})) * 0.1;
   const torch::Tensor target = (pretrained->weight + difference).detach();
 
-  lathe::optim::AdamW optimizer({{"A", layer->lora_A->weight}, {"B", layer->lora_B->weight}}, {.weight_decay = 0});
+  lathe::optim::AdamW optimizer({{"A", layer->lora_A->weight}, {"B", layer->lora_B->weight}});
   float loss_value = 0;
   for (int step = 0; step < 300; ++step) {
     const torch::Tensor x = torch::randn({64, 32});

@@ -1,6 +1,10 @@
-#include "lathe/optim/adamw.h"
+#include "lathe/optim/optimizer.h"
 
 #include "expect_error.h"
+#include "golden.h"
+#include "lathe/io/tensors.h"
+#include "lathe/optim/adam.h"
+#include "lathe/optim/sgd.h"
 #include "tensor_expect.h"
 
 namespace lathe::optim {
@@ -8,42 +12,65 @@ namespace {
 
 using testing::ramp;
 
-// Adam with decoupled decay by the paper's formula, in float64.
-void textbook_step(Tensor& p, Tensor& m, Tensor& v, const Tensor& grad, int64_t t, double lr, const AdamWOptions& o,
-                   double decay) {
-  p.mul_(1 - lr * decay);
-  m.mul_(o.beta1).add_(grad, 1 - o.beta1);
-  v.mul_(o.beta2).addcmul_(grad, grad, 1 - o.beta2);
-  const Tensor m_hat = m / (1 - std::pow(o.beta1, t)), v_hat = v / (1 - std::pow(o.beta2, t));
-  p.sub_(lr * m_hat / (v_hat.sqrt() + o.eps));
+constexpr int64_t kSteps = 200;
+
+std::unique_ptr<Optimizer> make_optimizer(const std::string& name, const NamedTensors& parameters) {
+  const auto decayed = [&](double decay) { return with_weight_decay(parameters, decay); };
+  if (name == "adamw") return std::make_unique<AdamW>(decayed(0.1), AdamOptions{0.9, 0.98, 1e-7});
+  if (name == "adam") return std::make_unique<Adam>(decayed(0.05), AdamOptions{0.8, 0.99, 1e-8});
+  if (name == "momentum") return std::make_unique<Sgd>(decayed(0.01), SgdOptions{0.9, false});
+  if (name == "nesterov") return std::make_unique<Sgd>(decayed(0.02), SgdOptions{0.8, true});
+  return std::make_unique<Sgd>(decayed(0.01));
 }
 
-TEST(AdamW, EqualsTheFormulaAndDecaysOnlyMatrices) {
-  const AdamWOptions options{0.8, 0.95, 1e-8, 0.1};
-  const Tensor matrix = ramp({3, 4}).clone().requires_grad_(), vector = ramp({5}, 0.3).clone().requires_grad_();
-  AdamW optimizer({{"matrix", matrix}, {"vector", vector}}, options);
-  std::vector<Tensor> p = {matrix.detach().to(at::kDouble).clone(), vector.detach().to(at::kDouble).clone()}, m, v;
-  for (const Tensor& tensor : p) {
-    m.push_back(at::zeros_like(tensor));
-    v.push_back(at::zeros_like(tensor));
+class GoldenTrajectory : public ::testing::TestWithParam<std::string> {};
+
+// tests/golden/optim/optim.py made the trajectories.
+TEST_P(GoldenTrajectory, EqualsTorchOptimOverTwoHundredSteps) {
+  const io::TensorFile file(testing::golden("optim/optim.safetensors"));
+  const Tensor matrix = file.tensor("start.matrix").clone().requires_grad_(),
+               vector = file.tensor("start.vector").clone().requires_grad_();
+  const auto optimizer = make_optimizer(GetParam(), {{"matrix", matrix}, {"vector", vector}});
+  const Tensor lr = file.tensor("lr");
+  for (int64_t step = 0; step < kSteps; ++step) {
+    matrix.mutable_grad() = file.tensor("grad.matrix")[step].clone();
+    vector.mutable_grad() = file.tensor("grad.vector")[step].clone();
+    optimizer->step(lr[step].item<double>());
+    // Each step rounds values up to 4 a few times: 200 steps of 2⁻²³ each way stay below this.
+    testing::expect_close(matrix, file.tensor(GetParam() + ".matrix")[step], 0, 2e-6);
+    testing::expect_close(vector, file.tensor(GetParam() + ".vector")[step], 0, 2e-6);
+    if (::testing::Test::HasFailure()) FAIL() << "at step " << step;
   }
-  for (int64_t t = 1; t <= 20; ++t) {
-    const double lr = 0.01 * static_cast<double>(t);
-    for (size_t i = 0; i < 2; ++i) {
-      const Tensor grad = ramp(p[i].sizes(), 0.5, static_cast<double>(t), at::kDouble);
-      (i == 0 ? matrix : vector).mutable_grad() = grad.to(at::kFloat);
-      textbook_step(p[i], m[i], v[i], grad, t, lr, options, i == 0 ? options.weight_decay : 0);
-    }
-    optimizer.step(lr);
-  }
-  // 20 steps of a few float32 roundings of values up to 3.
-  testing::expect_close(matrix, p[0], 0, 2e-5);
-  testing::expect_close(vector, p[1], 0, 2e-5);
 }
+
+INSTANTIATE_TEST_SUITE_P(Optimizer, GoldenTrajectory, ::testing::Values("adamw", "adam", "sgd", "momentum", "nesterov"),
+                         [](const auto& info) { return info.param; });
+
+TEST(Optimizer, GivesEachParameterItsOwnRateAndDecay) {
+  const auto run = [](double lr, double lr_factor, double decay) {
+    const Tensor p = ramp({2, 3}).clone().requires_grad_(), other = ramp({2, 3}).clone().requires_grad_();
+    Sgd optimizer({{"p", p, lr_factor, decay}, {"other", other, 1, 0}});
+    p.mutable_grad() = ramp({2, 3}, 0.5, 1);
+    other.mutable_grad() = ramp({2, 3}, 0.5, 1);
+    optimizer.step(lr);
+    testing::expect_close(other, ramp({2, 3}) - lr * ramp({2, 3}, 0.5, 1), 0, 1e-7);
+    return p.detach();
+  };
+  testing::expect_close(run(0.1, 2, 0), run(0.2, 1, 0), 0, 1e-7);
+  testing::expect_close(run(0.1, 1, 0.5), ramp({2, 3}) - 0.1 * (ramp({2, 3}, 0.5, 1) + 0.5 * ramp({2, 3})), 0, 1e-7);
+}
+
+TEST(Optimizer, NeverDecaysVectors) {
+  const auto trained = with_weight_decay({{"matrix", ramp({2, 2})}, {"vector", ramp({2})}}, 0.3);
+  EXPECT_EQ(trained[0].weight_decay, 0.3);
+  EXPECT_EQ(trained[1].weight_decay, 0);
+}
+
+TEST(Sgd, RefusesNesterovWithoutMomentum) { EXPECT_THROW(Sgd({}, SgdOptions{0, true}), c10::ValueError); }
 
 TEST(AdamW, LeavesParametersWithoutAGradientAlone) {
   const Tensor a = ramp({3}).clone().requires_grad_(), b = ramp({3}).clone().requires_grad_();
-  AdamW optimizer({{"a", a}, {"b", b}}, {});
+  AdamW optimizer({{"a", a}, {"b", b}});
   a.mutable_grad() = ramp({3}, 0.1, 1);
   optimizer.step(0.1);
   testing::expect_identical(b, ramp({3}));
@@ -58,7 +85,7 @@ TEST(AdamW, GoesOnFromARestoredState) {
     optimizer.step(0.1);
   };
   const Tensor straight = ramp({2, 2}).clone().requires_grad_(), stopped = ramp({2, 2}).clone().requires_grad_();
-  AdamW a({{"p", straight}}, {}), b({{"p", stopped}}, {});
+  AdamW a({{"p", straight}}), b({{"p", stopped}});
   for (int t = 0; t < 3; ++t) {
     step(a, straight, t);
     step(b, stopped, t);
@@ -66,7 +93,7 @@ TEST(AdamW, GoesOnFromARestoredState) {
   NamedTensors state;
   for (const auto& [name, tensor] : b.state()) state.emplace_back(name, tensor.clone());
   const Tensor resumed = stopped.detach().clone().requires_grad_();
-  AdamW c({{"p", resumed}}, {});
+  AdamW c({{"p", resumed}});
   c.restore_state(state, "state");
   step(a, straight, 3);
   step(c, resumed, 3);
@@ -75,7 +102,7 @@ TEST(AdamW, GoesOnFromARestoredState) {
 
 TEST(AdamW, RefusesAStateOfOtherParameters) {
   const Tensor p = ramp({2}).clone().requires_grad_();
-  AdamW optimizer({{"p", p}}, {});
+  AdamW optimizer({{"p", p}});
   const auto refusal = [&](const NamedTensors& state) {
     return testing::error_text(ErrorKind::Data, [&] { optimizer.restore_state(state, "f"); });
   };

@@ -99,9 +99,8 @@ TEST(Recipe, SaysWhatIsNotSupportedYet) {
   EXPECT_EQ(recipe_refusal({"quant.type=nf4"}), "override: quant.type: is not supported yet (supported: none)");
   EXPECT_THAT(recipe_refusal({"model.task=causal_lm"}),
               HasSubstr("model.task: is not supported yet (supported: classification)"));
-  EXPECT_THAT(recipe_refusal({"training.activation_checkpointing={every: 2}"}),
-              HasSubstr("is not supported yet (supported: none)"));
-  EXPECT_THAT(recipe_refusal({"optimizer.type=sgd"}), HasSubstr("optimizer.type: is not supported yet"));
+  EXPECT_THAT(recipe_refusal({"data.packing=true"}), HasSubstr("data.packing: is not supported yet"));
+  EXPECT_THAT(recipe_refusal({"adapter.init=pissa"}), HasSubstr("adapter.init: is not supported yet"));
   EXPECT_THAT(recipe_refusal({"training.device=cuda:0"}), HasSubstr("training.device: is not supported yet"));
 }
 

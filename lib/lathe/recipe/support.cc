@@ -29,11 +29,6 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(data.packing, "data.packing", "false");
   unsupported(data.num_workers != 1, "data.num_workers", "1");
   unsupported(data.image.has_value(), "data.image", "none");
-  unsupported(optimizer.type != OptimizerType::AdamW, "optimizer.type", "adamw");
-  unsupported(!optimizer.groups.empty(), "optimizer.groups", "[]");
-  unsupported(optimizer.lora_plus_ratio != 1, "optimizer.lora_plus_ratio", "1");
-  unsupported(optimizer.schedule == ScheduleType::InverseSqrt || optimizer.schedule == ScheduleType::Wsd,
-              "optimizer.schedule", "constant, linear, cosine");
   unsupported(!training.batch_size.samples, "training.batch_size", "an integer");
   unsupported(training.activation_checkpointing.kind != Checkpointing::Kind::None, "training.activation_checkpointing",
               "none");

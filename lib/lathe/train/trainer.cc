@@ -14,6 +14,7 @@
 #include "lathe/base/text.h"
 #include "lathe/io/tensors.h"
 #include "lathe/nn/modules.h"
+#include "lathe/train/build_optimizer.h"
 #include "lathe/train/signals.h"
 
 namespace lathe::train {
@@ -31,17 +32,6 @@ int64_t peak_rss_bytes() {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-optim::ScheduleType schedule_type(recipe::ScheduleType type) {
-  switch (type) {
-    case recipe::ScheduleType::Constant:
-      return optim::ScheduleType::Constant;
-    case recipe::ScheduleType::Linear:
-      return optim::ScheduleType::Linear;
-    default:
-      return optim::ScheduleType::Cosine;
-  }
 }
 
 Json to_json(const StepMetrics& metrics) {
@@ -78,13 +68,8 @@ ClassifierStepper::ClassifierStepper(Classifier& classifier, const data::TextCla
       lr_(recipe.optimizer.lr),
       clip_grad_norm_(recipe.optimizer.clip_grad_norm),
       label_smoothing_(recipe.data.label_smoothing),
-      schedule_{schedule_type(recipe.optimizer.schedule), recipe.optimizer.num_warmup_steps, num_steps,
-                recipe.optimizer.min_lr_ratio} {
-  const auto& options = recipe.optimizer;
-  optimizer_ = std::make_unique<optim::AdamW>(
-      adapters::trainable_parameters(*classifier.model),
-      optim::AdamWOptions{options.betas[0], options.betas[1], options.eps, options.weight_decay});
-}
+      schedule_(build_schedule(recipe.optimizer, num_steps)),
+      optimizer_(build_optimizer(recipe, adapters::trainable_parameters(*classifier.model))) {}
 
 double ClassifierStepper::add_micro_batch(const std::vector<int64_t>& samples, uint64_t key, double scale,
                                           int64_t& tokens) {
@@ -116,7 +101,7 @@ bool ClassifierStepper::run(int64_t step, const std::vector<std::vector<int64_t>
     metrics.loss += add_micro_batch(window[i], make_key(seed_, name_key("dropout"), step, i),
                                     1 / static_cast<double>(items), metrics.tokens);
   }
-  const optim::GradientNorm norm = optim::clip_gradients(optimizer_->parameters(), clip_grad_norm_);
+  const optim::GradientNorm norm = optim::clip_gradients(optimizer_->trained(), clip_grad_norm_);
   if (!std::isfinite(metrics.loss) || !norm.finite) {
     optimizer_->zero_grad();
     const std::string what = std::isfinite(metrics.loss) ? "the gradient" : "the loss";
@@ -205,7 +190,7 @@ class ClassifierRun {
 
   void save_checkpoint() {
     directory_.publish_checkpoint(step_, recipe_.training.keep_checkpoints, [&](const std::filesystem::path& path) {
-      io::write_safetensors((path / kWeightsFile).string(), stepper_.optimizer().parameters());
+      io::write_safetensors((path / kWeightsFile).string(), adapters::trainable_parameters(*classifier_.model));
       io::write_safetensors((path / kOptimizerFile).string(), stepper_.optimizer().state());
       const Json state = {{"step", step_},
                           {"metrics_bytes", directory_.metrics_bytes()},
@@ -252,7 +237,7 @@ class ClassifierRun {
 
   void restore_parameters(const io::NamedTensors& tensors, const std::string& file) {
     const at::NoGradGuard no_grad;
-    const auto& parameters = stepper_.optimizer().parameters();
+    const auto parameters = adapters::trainable_parameters(*classifier_.model);
     if (tensors.size() != parameters.size())
       throw data_error(
           file, Diagnostic::expected(std::to_string(parameters.size()) + " tensors", std::to_string(tensors.size())));

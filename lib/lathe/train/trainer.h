@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "lathe/data/windows.h"
-#include "lathe/optim/adamw.h"
+#include "lathe/optim/optimizer.h"
 #include "lathe/optim/schedule.h"
 #include "lathe/train/classifier.h"
 #include "lathe/train/evaluate.h"
