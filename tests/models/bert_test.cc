@@ -1,6 +1,7 @@
 #include "lathe/models/bert.h"
 
 #include "lathe/adapters/lora.h"
+#include "lathe/arch/targets.h"
 #include "lathe/models/load.h"
 #include "small_bert.h"
 
@@ -148,6 +149,44 @@ TEST(LoadWeights, DrawsANewHeadFromTheSeed) {
   // 8000 draws of N(0, 0.02²): four standard errors.
   EXPECT_NEAR(head(1).mean().item<double>(), 0, 4 * 0.02 / std::sqrt(8000.0));
   EXPECT_NEAR(head(1).std().item<double>(), 0.02, 4 * 0.02 / std::sqrt(16000.0));
+}
+
+// Dropout everywhere, adapters on two projections, one trained whole: gradients are the same bits under every policy.
+TEST(BertForSequenceClassification, GivesTheSameGradientsUnderEveryLayerPolicy) {
+  const TemporaryDirectory directory;
+  const LoadedBert bert(directory);
+  formats::AdapterConfig config;
+  config.r = 3;
+  config.lora_alpha = 6;
+  config.lora_dropout = 0.2;
+  config.target_modules = std::vector<std::string>{"query", "intermediate.dense"};
+  const auto linears = arch::classifier_linears(bert.arch, 2);
+  adapters::attach(*bert.model, arch::match_targets(linears, config, bert.arch, {}, true), config);
+  adapters::initialise(*bert.model, 3);
+  for (auto& item : bert.model->named_parameters()) {
+    if (item.key().ends_with("lora_B.weight")) item.value().set_data(testing::ramp(item.value().sizes(), 0.2));
+    if (item.key().starts_with("bert.encoder.layer.1.output")) item.value().requires_grad_(true);
+  }
+  bert.model->train();
+  const auto gradients = [&](nn::LayerPolicy policy) {
+    for (const auto& [name, parameter] : adapters::trainable_parameters(*bert.model)) parameter.mutable_grad().reset();
+    const nn::DropoutStream stream(4);
+    bert.model->forward(sample_batch(kSamples), {true, 11, policy}).square().sum().backward();
+    std::vector<Tensor> result;
+    for (const auto& [name, parameter] : adapters::trainable_parameters(*bert.model)) {
+      EXPECT_TRUE(parameter.grad().defined()) << name;
+      result.push_back(parameter.grad().clone());
+    }
+    return result;
+  };
+  const auto plain = gradients({});
+  ASSERT_GE(plain.size(), 16u);
+  using nn::Recompute;
+  for (const nn::LayerPolicy policy :
+       {nn::LayerPolicy{Recompute::Elementwise}, {Recompute::Full}, {Recompute::Full, 2}, {Recompute::Full, 1, 1}}) {
+    const auto again = gradients(policy);
+    for (size_t i = 0; i < plain.size(); ++i) expect_identical(again[i], plain[i]);
+  }
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ TEST(LoRALinear, ReplaysItsDropoutMaskInBackward) {
   const std::vector<Tensor> inputs = {x, lora->lora_A->weight, lora->lora_B->weight};
   expect_gradients(
       [&] {
-        lora->seed_dropout(7);
+        const DropoutStream stream(7);
         return lora->forward(x);
       },
       inputs);
@@ -86,11 +86,16 @@ TEST(LoRALinear, ReplaysItsDropoutMaskInBackward) {
 TEST(LoRALinear, DropsOnlyTheInputOfAAndOnlyInTraining) {
   LoRALinear lora = filled_lora(64, 4, LoRALinearOptions(3, 6).dropout(0.5), at::kFloat);
   const Tensor x = ramp({6, 64});
-  lora->seed_dropout(7);
-  const Tensor first = lora->forward(x), second = lora->forward(x);
-  EXPECT_FALSE(at::equal(first, second)) << "each forward draws its own mask";
-  lora->seed_dropout(7);
-  expect_identical(lora->forward(x), first);
+  Tensor first;
+  {
+    const DropoutStream stream(7);
+    first = lora->forward(x);
+    EXPECT_FALSE(at::equal(first, lora->forward(x))) << "each forward draws its own mask";
+  }
+  {
+    const DropoutStream stream(7);
+    expect_identical(lora->forward(x), first);
+  }
   lora->eval();
   expect_close(lora->forward(x), naive(*lora, x), 1e-5, 1e-5);
   lora->lora_B->weight.set_data(at::zeros({4, 3}));

@@ -98,10 +98,6 @@ void unmerge(torch::nn::Module& model) {
   for_each_layer(model, [](nn::LoRALinearImpl& layer) { layer.unmerge(); });
 }
 
-void seed_dropout(torch::nn::Module& model, uint64_t key) {
-  for (const auto& [path, layer] : lora_layers(model)) layer->seed_dropout(make_key(key, name_key(path)));
-}
-
 NamedTensors trainable_parameters(const torch::nn::Module& model) {
   NamedTensors parameters;
   for (const auto& item : model.named_parameters()) {

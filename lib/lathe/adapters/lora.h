@@ -31,8 +31,6 @@ void set_enabled(torch::nn::Module& model, bool enabled);
 /// Merges every adapter into its base (see LoRALinear::merge).
 void merge(torch::nn::Module& model);
 void unmerge(torch::nn::Module& model);
-/// Restarts every adapter's sequence of dropout masks.
-void seed_dropout(torch::nn::Module& model, uint64_t key);
 
 /// The parameters that require a gradient, under their names in the tree.
 NamedTensors trainable_parameters(const torch::nn::Module& model);

@@ -141,10 +141,13 @@ BertModel::BertModel(const arch::BertArch& arch)
 }
 
 Tensor BertModel::forward(const TokenBatch& batch, const nn::Pass& pass) {
-  Tensor x = embeddings_->forward(batch, pass.dropout(hidden_dropout_, kEmbeddingsLayer, "embeddings"));
-  const size_t last = encoder_->layers.size() - 1;
-  for (size_t i = 0; i < last; ++i) x = encoder_->layers[i]->forward(x, batch, pass);
-  return pooler_->dense(encoder_->layers[last]->forward_first(x, batch, pass)).tanh();
+  const Tensor embedded = embeddings_->forward(batch, pass.dropout(hidden_dropout_, kEmbeddingsLayer, "embeddings"));
+  const auto num_layers = static_cast<int64_t>(encoder_->layers.size());
+  const auto layer = [this, batch, pass, num_layers](int64_t i, const Tensor& x) {
+    BertLayer& module = *encoder_->layers[static_cast<size_t>(i)];
+    return i + 1 < num_layers ? module.forward(x, batch, pass) : module.forward_first(x, batch, pass);
+  };
+  return pooler_->dense(nn::run_layers(embedded, num_layers, pass.layers, layer)).tanh();
 }
 
 BertForSequenceClassification::BertForSequenceClassification(const arch::BertArch& arch, int64_t num_labels)

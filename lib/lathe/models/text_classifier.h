@@ -4,8 +4,8 @@
 
 #include "lathe/arch/arch.h"
 #include "lathe/nn/attention.h"
-#include "lathe/nn/dropout.h"
 #include "lathe/nn/linear.h"
+#include "lathe/nn/pass.h"
 
 namespace lathe::models {
 

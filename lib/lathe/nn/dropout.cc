@@ -13,6 +13,8 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kElementsPerTask = 1 << 14;
 
+thread_local DropoutStream::State current_stream;
+
 Tensor masked(const Tensor& x, kernels::Dropout dropout) {
   if (!uses_kernels(x)) return x * dropout_factors(x.sizes(), dropout, 0, x.options());
   const Tensor input = x.contiguous();
@@ -39,6 +41,16 @@ struct DropoutFunction : torch::autograd::Function<DropoutFunction> {
 };
 
 }  // namespace
+
+DropoutStream::DropoutStream(uint64_t key) : outer_(current_stream) { current_stream = {key, 0}; }
+
+DropoutStream::~DropoutStream() { current_stream = outer_; }
+
+uint64_t DropoutStream::next_key() { return make_key(current_stream.key, current_stream.count++); }
+
+DropoutStream::State DropoutStream::state() { return current_stream; }
+
+void DropoutStream::set_state(State state) { current_stream = state; }
 
 bool uses_kernels(const Tensor& x) { return x.scalar_type() == at::kFloat && x.device().is_cpu(); }
 

@@ -9,16 +9,27 @@ namespace lathe::nn {
 
 using at::Tensor;
 
-/// What a forward pass is for, and where its randomness comes from: every dropout of the pass derives its own key.
-struct Pass {
-  bool training = false;
-  uint64_t key = 0;  ///< from (seed, micro-batch); the same key draws the same masks
+/// Where the dropouts of modules that see no Pass take their keys on this thread (LoRALinear's): a key and a count of
+/// draws. A training step opens one per micro-batch, so that the same step draws the same masks; without one, draws
+/// follow each other for the life of the thread. checkpoint() replays it.
+class DropoutStream {
+ public:
+  struct State {
+    uint64_t key = 0;
+    uint64_t count = 0;
+  };
 
-  /// The dropout of one place in the model. Rate 0 outside training.
-  kernels::Dropout dropout(double rate, uint64_t layer, const char* purpose) const {
-    if (!training || rate == 0) return {};
-    return {make_key(key, layer, name_key(purpose)), static_cast<float>(rate)};
-  }
+  explicit DropoutStream(uint64_t key);
+  ~DropoutStream();
+  DropoutStream(const DropoutStream&) = delete;
+  DropoutStream& operator=(const DropoutStream&) = delete;
+
+  static uint64_t next_key();
+  static State state();
+  static void set_state(State state);
+
+ private:
+  State outer_;
 };
 
 /// y = x masked and scaled by 1 / (1 - p). The mask is a function of the key and the element's place: backward draws it

@@ -281,6 +281,15 @@ void residual_layer_norm_forward(float* h, const float* bias, const float* resid
   }
 }
 
+void scale_shift(const float* x, const float* gamma, const float* beta, float* y, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t row = r * columns;
+    sweep(columns, [&](int64_t c, auto part) HWY_ATTR {
+      part.store(hn::MulAdd(part.load(x + row + c), part.load(gamma + c), part.load(beta + c)), y + row + c);
+    });
+  }
+}
+
 template <typename AnyMask>
 HWY_INLINE void norm_backward(const float* dy, const float* xhat, const float* rstd, const float* gamma,
                               float* d_residual, float* d_h, int64_t first_row, int64_t rows, int64_t columns,
@@ -407,6 +416,7 @@ HWY_EXPORT(gelu_tanh_forward);
 HWY_EXPORT(multiply);
 HWY_EXPORT(residual_layer_norm_forward);
 HWY_EXPORT(residual_layer_norm_backward);
+HWY_EXPORT(scale_shift);
 HWY_EXPORT(softmax_forward);
 HWY_EXPORT(softmax_backward);
 HWY_EXPORT(row_dots);
@@ -448,6 +458,10 @@ void residual_layer_norm_backward(const float* dy, const float* xhat, const floa
                                   Dropout dropout) {
   HWY_DYNAMIC_DISPATCH(residual_layer_norm_backward)
   (dy, xhat, rstd, gamma, d_residual, d_h, first_row, rows, columns, dropout);
+}
+
+void scale_shift(const float* x, const float* gamma, const float* beta, float* y, int64_t rows, int64_t columns) {
+  HWY_DYNAMIC_DISPATCH(scale_shift)(x, gamma, beta, y, rows, columns);
 }
 
 void softmax_forward(float* scores, float* lse, int64_t rows, int64_t columns, int64_t ld, uint64_t first_index,

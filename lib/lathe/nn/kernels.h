@@ -35,6 +35,8 @@ void multiply(const float* a, const float* b, float* out, int64_t n);
 void residual_layer_norm_forward(float* h, const float* bias, const float* residual, const float* gamma,
                                  const float* beta, float* y, float* rstd, int64_t first_row, int64_t rows,
                                  int64_t columns, float eps, Dropout dropout);
+/// y = x gamma + beta, row by row: y of residual_layer_norm_forward() from its x̂, to the bit. x, y [rows, columns].
+void scale_shift(const float* x, const float* gamma, const float* beta, float* y, int64_t rows, int64_t columns);
 /// d_residual = the gradient of s; d_h = d_residual under the same mask. d_h may be d_residual when p = 0.
 void residual_layer_norm_backward(const float* dy, const float* xhat, const float* rstd, const float* gamma,
                                   float* d_residual, float* d_h, int64_t first_row, int64_t rows, int64_t columns,

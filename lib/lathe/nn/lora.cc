@@ -234,14 +234,9 @@ void LoRALinearImpl::unmerge() {
   merged_ = false;
 }
 
-void LoRALinearImpl::seed_dropout(uint64_t key) {
-  dropout_key_ = key;
-  dropout_count_ = 0;
-}
-
-kernels::Dropout LoRALinearImpl::next_dropout() {
+kernels::Dropout LoRALinearImpl::next_dropout() const {
   if (!is_training() || options.dropout() == 0) return {};
-  return {make_key(dropout_key_, dropout_count_++), static_cast<float>(options.dropout())};
+  return {DropoutStream::next_key(), static_cast<float>(options.dropout())};
 }
 
 void LoRALinearImpl::pretty_print(std::ostream& stream) const {

@@ -73,10 +73,8 @@ class LoRALinearImpl : public LinearBase {
   void set_enabled(bool enabled) { enabled_ = enabled; }
   bool active() const { return enabled_ && !merged_; }
 
-  /// Restarts the sequence of dropout masks: equal keys give equal sequences. Each forward in training draws the next
-  /// one.
-  void seed_dropout(uint64_t key);
-  kernels::Dropout next_dropout();
+  /// The dropout of the next forward pass: in training, drawn from the thread's DropoutStream.
+  kernels::Dropout next_dropout() const;
 
   LoRALinearOptions options;
   std::shared_ptr<LinearBase> base_layer;
@@ -88,8 +86,6 @@ class LoRALinearImpl : public LinearBase {
 
   bool enabled_ = true;
   bool merged_ = false;
-  uint64_t dropout_key_ = 0;
-  uint64_t dropout_count_ = 0;
 };
 TORCH_MODULE(LoRALinear);
 

@@ -8,7 +8,12 @@
 #include <ATen/ops/log_softmax.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <optional>
+#include <utility>
+#include <vector>
+
+#include "lathe/nn/checkpoint.h"
 
 namespace lathe::nn {
 namespace {
@@ -26,32 +31,77 @@ std::optional<Tensor> bias_of(const LinearBase& linear) {
   return linear.bias().defined() ? std::optional<Tensor>(linear.bias()) : std::nullopt;
 }
 
-// h [N, C] is a product without its bias that nobody else holds: the derivative is written over it.
+using GeluKernel = decltype(&kernels::gelu_forward);
+
+GeluKernel gelu_kernel(bool tanh) { return tanh ? kernels::gelu_tanh_forward : kernels::gelu_forward; }
+
+// y or derivative may be undefined; derivative may be h.
+void run_gelu(const Tensor& h, const std::optional<Tensor>& bias, bool tanh, const Tensor& y,
+              const Tensor& derivative) {
+  const int64_t columns = h.size(1);
+  at::parallel_for(0, h.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    std::vector<float> unused(y.defined() && derivative.defined() ? 0 : static_cast<size_t>(kRowsPerTask * columns));
+    for (int64_t row = begin; row < end; row += kRowsPerTask) {
+      const int64_t at = row * columns;
+      float* value = y.defined() ? y.data_ptr<float>() + at : unused.data();
+      float* slope = derivative.defined() ? derivative.data_ptr<float>() + at : unused.data();
+      gelu_kernel(tanh)(h.const_data_ptr<float>() + at, data_or_null(bias), value, slope,
+                        std::min(kRowsPerTask, end - row), columns);
+    }
+  });
+}
+
+// h [N, C] is a product without its bias that nobody else holds: the derivative is written over it, unless only
+// products are kept.
 struct FusedGelu : torch::autograd::Function<FusedGelu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& h, const std::optional<Tensor>& bias, bool tanh) {
-    const int64_t columns = h.size(1);
     Tensor y = at::empty(h.sizes(), h.options());
-    const auto run = tanh ? kernels::gelu_tanh_forward : kernels::gelu_forward;
-    at::parallel_for(0, h.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
-      float* rows = h.data_ptr<float>() + begin * columns;
-      run(rows, data_or_null(bias), y.data_ptr<float>() + begin * columns, rows, end - begin, columns);
-    });
-    ctx->save_for_backward({h});
+    const bool keeps_product = keeps_products_only();
+    run_gelu(h, bias, tanh, y, keeps_product ? Tensor() : h);
+    if (keeps_product) {
+      recompute_on_demand(y, [h = h.detach(), bias, tanh] {
+        Tensor again = at::empty(h.sizes(), h.options());
+        run_gelu(h, bias, tanh, again, Tensor());
+        return again;
+      });
+    }
+    variable_list saved = {h};
+    if (keeps_product && bias) saved.push_back(*bias);
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["bias"] = bias.has_value();
+    ctx->saved_data["tanh"] = tanh;
+    ctx->saved_data["keeps_product"] = keeps_product;
     return y;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const Tensor derivative = ctx->get_saved_variables()[0];
+    const variable_list saved = ctx->get_saved_variables();
+    const bool has_bias = ctx->saved_data["bias"].toBool();
     const Tensor grad = grads[0].contiguous();
     Tensor dh = at::empty(grad.sizes(), grad.options());
+    Tensor derivative = saved[0];
+    if (ctx->saved_data["keeps_product"].toBool()) {
+      run_gelu(saved[0], has_bias ? std::optional<Tensor>(saved[1]) : std::nullopt, ctx->saved_data["tanh"].toBool(),
+               Tensor(), dh);
+      derivative = dh;
+    }
     at::parallel_for(0, grad.numel(), kRowsPerTask * 1024, [&](int64_t begin, int64_t end) {
       kernels::multiply(grad.const_data_ptr<float>() + begin, derivative.const_data_ptr<float>() + begin,
                         dh.data_ptr<float>() + begin, end - begin);
     });
-    const bool bias_trains = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(1);
+    const bool bias_trains = has_bias && ctx->needs_input_grad(1);
     return {dh, bias_trains ? dh.sum(0) : Tensor(), Tensor()};
   }
 };
+
+Tensor scaled_and_shifted(const Tensor& xhat, const Tensor& gamma, const Tensor& beta) {
+  Tensor y = at::empty(xhat.sizes(), xhat.options());
+  const int64_t columns = xhat.size(1);
+  at::parallel_for(0, xhat.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
+    kernels::scale_shift(xhat.const_data_ptr<float>() + begin * columns, gamma.const_data_ptr<float>(),
+                         beta.const_data_ptr<float>(), y.data_ptr<float>() + begin * columns, end - begin, columns);
+  });
+  return y;
+}
 
 // h [N, C] as above: the normalised rows are written over it.
 struct FusedResidualNorm : torch::autograd::Function<FusedResidualNorm> {
@@ -69,6 +119,11 @@ struct FusedResidualNorm : torch::autograd::Function<FusedResidualNorm> {
           gamma.const_data_ptr<float>(), beta.const_data_ptr<float>(), y.data_ptr<float>() + at,
           rstd.data_ptr<float>() + begin, begin, end - begin, columns, static_cast<float>(eps), dropout);
     });
+    if (keeps_products_only()) {
+      recompute_on_demand(y, [xhat = h.detach(), gamma = gamma.detach(), beta = beta.detach()] {
+        return scaled_and_shifted(xhat, gamma, beta);
+      });
+    }
     ctx->save_for_backward({h, rstd, gamma});
     ctx->saved_data["bias"] = bias.has_value();
     ctx->saved_data["key"] = key;
@@ -117,7 +172,10 @@ Tensor linear_gelu(const Tensor& x, LinearBase& linear, Gelu kind) {
   const Tensor h = linear.product(x);
   if (uses_kernels(h) && h.dim() == 2) return FusedGelu::apply(h, bias_of(linear), kind == Gelu::Tanh);
   const Tensor v = linear.bias().defined() ? h + linear.bias() : h;
-  return at::gelu(v, kind == Gelu::Tanh ? "tanh" : "none");
+  const char* form = kind == Gelu::Tanh ? "tanh" : "none";
+  Tensor y = at::gelu(v, form);
+  recompute_on_demand(y, [v = v.detach(), form] { return at::gelu(v, form); });
+  return y;
 }
 
 Tensor linear_residual_norm(const Tensor& x, LinearBase& linear, const Tensor& residual, const LayerNormImpl& norm,
@@ -127,7 +185,11 @@ Tensor linear_residual_norm(const Tensor& x, LinearBase& linear, const Tensor& r
     return FusedResidualNorm::apply(h, residual, norm.weight, norm.bias, bias_of(linear), norm.eps,
                                     static_cast<int64_t>(mask.key), static_cast<double>(mask.p));
   }
-  return norm.forward(dropout(linear.bias().defined() ? h + linear.bias() : h, mask) + residual);
+  const Tensor sum = dropout(linear.bias().defined() ? h + linear.bias() : h, mask) + residual;
+  Tensor y = norm.forward(sum);
+  recompute_on_demand(y, [sum = sum.detach(), weight = norm.weight.detach(), bias = norm.bias.detach(),
+                          eps = norm.eps] { return at::layer_norm(sum, weight.sizes(), weight, bias, eps); });
+  return y;
 }
 
 Tensor cross_entropy_sum(const Tensor& logits, const Tensor& labels, double label_smoothing) {

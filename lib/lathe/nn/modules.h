@@ -37,7 +37,8 @@ enum class Gelu {
   Tanh,  ///< its approximation by tanh; "gelu_new" and "gelu_pytorch_tanh" in checkpoints
 };
 
-/// gelu(linear(x)) as one product and one fused pass that keeps only the derivative.
+/// gelu(linear(x)) as one product and one fused pass that keeps only the derivative (the product itself, where
+/// checkpoint() keeps products only).
 /// Source: Hendrycks and Gimpel 2016, "Gaussian error linear units" (arXiv:1606.08415).
 Tensor linear_gelu(const Tensor& x, LinearBase& linear, Gelu kind);
 

@@ -80,7 +80,7 @@ double ClassifierStepper::add_micro_batch(const std::vector<int64_t>& samples, u
     labels.push_back(data_.train.sample(index).label);
     tokens += static_cast<int64_t>(encodings.back().ids.size());
   }
-  adapters::seed_dropout(*classifier_.model, key);
+  const nn::DropoutStream adapter_dropouts(make_key(key, name_key("adapters")));
   const Tensor logits = classifier_.model->forward(make_batch(encodings), {.training = true, .key = key});
   const Tensor loss = nn::cross_entropy_sum(logits, at::tensor(labels, at::kLong), label_smoothing_) * scale;
   loss.backward();
