@@ -49,6 +49,10 @@ class Progress : public train::TrainObserver {
     print_note("step " + std::to_string(step) + "  eval_loss " + format("%.4f", evaluation.eval_loss) + "  accuracy " +
                format("%.4f", evaluation.accuracy) + "  f1 " + format("%.4f", evaluation.f1));
   }
+  void on_note(const std::string& text) override {
+    end_bar();
+    print_note(text);
+  }
   void on_warning(const std::string& text) override {
     end_bar();
     print_warning(text);
@@ -74,7 +78,7 @@ class Progress : public train::TrainObserver {
 int run_train(const CommandLine& line) {
   const recipe::Recipe recipe = recipe::load(line.recipe, line.overrides);
   Progress progress(recipe.output.log_every_steps);
-  train::train_classifier(recipe, line.resume, progress);
+  train::train(recipe, line.resume, progress);
   progress.end_bar();
   const std::string published = recipe.adapter.type == recipe::AdapterType::None ? "/model" : "/adapter";
   print_result(recipe.output.dir.resolved + published + "\n");

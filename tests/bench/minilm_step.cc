@@ -12,7 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "lathe/train/trainer.h"
+#include "lathe/data/windows.h"
+#include "lathe/train/classifier_task.h"
+#include "lathe/train/step.h"
 
 namespace {
 
@@ -43,12 +45,10 @@ int main(int argc, char** argv) {
   using namespace lathe;
   const auto start = std::chrono::steady_clock::now();
   const recipe::Recipe recipe = recipe::parse(recipe_text(argv[1], argv[2], argc > 4 ? argv[4] : ""), "bench", "");
-  const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
-  const data::TextClassificationData data = data::open_text_classification(recipe, resolved);
-  train::Classifier classifier = train::build_classifier(recipe, resolved, data.train.label_names());
-  classifier.model->train();
-  train::ClassifierStepper stepper(classifier, data, recipe, 1000);
-  data::Windows windows(data.train.size(), 16, 1, false, 0);
+  const auto task = train::open_classifier_task(recipe);
+  task->model().train();
+  train::Stepper stepper(*task, recipe, 1000);
+  data::Windows windows(task->num_samples(), 16, 1, false, 0);
   std::string cpu, wall, losses;
   double first = 0;
   const int steps = std::stoi(argv[3]);

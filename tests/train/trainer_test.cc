@@ -9,6 +9,8 @@
 
 #include "expect_error.h"
 #include "lathe/base/files.h"
+#include "lathe/train/classifier.h"
+#include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
 #include "small_bert.h"
 
@@ -52,7 +54,7 @@ output: {dir: placeholder}
   }
   void train(const std::string& run, const std::vector<std::string>& overrides = {}, bool resume = false) {
     TrainObserver silent;
-    train_classifier(recipe(run, overrides), resume, silent);
+    lathe::train::train(recipe(run, overrides), resume, silent);
   }
   std::vector<Json> metrics(const std::string& run) const {
     std::vector<Json> lines;
@@ -129,7 +131,7 @@ TEST_F(TrainerTest, PassesOverADamagedCheckpointLoudly) {
     void on_start(int64_t first, int64_t) override { first_step = first; }
     void on_warning(const std::string& text) override { texts.push_back(text); }
   } observer;
-  train_classifier(recipe("run"), true, observer);
+  lathe::train::train(recipe("run"), true, observer);
   EXPECT_EQ(observer.first_step, 6);
   ASSERT_EQ(observer.texts.size(), 1u);
   EXPECT_THAT(observer.texts[0], HasSubstr("step-8: damaged, using the one before"));
@@ -184,13 +186,41 @@ TEST_F(TrainerTest, MakesNoDirectoryWhenSomethingIsWrongBefore) {
   EXPECT_FALSE(fs::exists(directory_ / "run"));
 }
 
-TEST_F(TrainerTest, StopsOnANonFiniteLossWithTheWeightsUntouched) {
-  EXPECT_THAT(error_text(ErrorKind::Numeric,
-                         [&] {
-                           train("run", {"optimizer.lr=1e30", "optimizer.clip_grad_norm=0"});
-                         }),
-              HasSubstr("is not finite"));
+TEST_F(TrainerTest, StopsOnANonFiniteLossWithADump) {
+  const std::string text = error_text(ErrorKind::Numeric, [&] {
+    train("run", {"optimizer.lr=1e30", "optimizer.clip_grad_norm=0", "optimizer.num_warmup_steps=0"});
+  });
+  EXPECT_THAT(text, HasSubstr("step 2: the loss is not finite, first in bert.encoder.layer.0"));
   EXPECT_FALSE(fs::exists(directory_ / "run/adapter"));
+  const Json dump = read_json_file((directory_ / "run/nonfinite-step-2.json").string());
+  EXPECT_EQ(dump["first_nonfinite"], "bert.encoder.layer.0");
+  ASSERT_EQ(dump["micro_batches"].size(), 2u);
+  const Json& sample = dump["micro_batches"][0][0];
+  EXPECT_THAT(sample["file"].get<std::string>(), HasSubstr("train.jsonl"));
+  EXPECT_GE(sample["line"].get<int>(), 1);
+  EXPECT_GE(sample["input_ids"].size(), 3u);
+}
+
+// A checkpoint whose weights hold a NaN in one classifier row makes every later step non-finite.
+TEST_F(TrainerTest, LeavesNonFiniteStepsOutButNotForEver) {
+  train("run", {"training.on_nonfinite=skip", "training.checkpoint_every_steps=1", "training.keep_checkpoints=8"});
+  for (int step = 4; step <= 8; ++step) fs::remove_all(directory_ / ("run/checkpoints/step-" + std::to_string(step)));
+  fs::remove_all(directory_ / "run/adapter");
+  const fs::path checkpoint = directory_ / "run/checkpoints/step-3";
+  Snapshot snapshot = Snapshot::read(checkpoint);
+  snapshot.weights.front().second.fill_(NAN);
+  fs::rename(checkpoint, directory_ / "aside");
+  RunDirectory((directory_ / "run").string(), true).publish_checkpoint(3, [&](const auto& path) {
+    snapshot.write(path);
+  });
+  const std::string text = error_text(ErrorKind::Numeric, [&] {
+    train("run", {"training.on_nonfinite=skip", "training.checkpoint_every_steps=1", "training.keep_checkpoints=8"},
+          true);
+  });
+  EXPECT_THAT(text, HasSubstr("step 6: the loss is not finite, first in parameter "));
+  const auto lines = metrics("run");
+  EXPECT_TRUE(lines.back()["loss"].is_null()) << "steps 4 and 5 are in the metrics, left out";
+  EXPECT_EQ(lines.back()["step"], 5);
 }
 
 TEST_F(TrainerTest, FineTunesEveryWeightIntoAModelDirectory) {
@@ -244,13 +274,98 @@ TEST_F(TrainerTest, GoesOnAfterASignalToTheSameBits) {
   for (const int64_t at : {int64_t{4}, int64_t{3}}) {
     const std::string run = "run-" + std::to_string(at);
     EXPECT_EQ(
-        exit_code_when_stopped(at, [&](TrainObserver& observer) { train_classifier(recipe(run), false, observer); }),
+        exit_code_when_stopped(at, [&](TrainObserver& observer) { lathe::train::train(recipe(run), false, observer); }),
         75);
     EXPECT_TRUE(fs::exists(directory_ / (run + "/checkpoints/step-" + std::to_string(at) + "/manifest.json")));
     train(run, {}, true);
     EXPECT_EQ(adapter_bytes(run), adapter_bytes("straight"));
     EXPECT_EQ(metrics(run), metrics("straight"));
   }
+}
+
+TEST_F(TrainerTest, ResumesAtEveryStepToTheSameBits) {
+  const std::vector<std::string> overrides = {"training.max_steps=20", "training.gradient_accumulation_steps=3",
+                                              "training.checkpoint_every_steps=1", "training.keep_checkpoints=20",
+                                              "training.eval_every_steps=4"};
+  train("straight", overrides);
+  for (int k = 1; k < 20; ++k) {
+    const std::string run = "run-" + std::to_string(k);
+    fs::create_directories(directory_ / run / "checkpoints");
+    const std::string checkpoint = "checkpoints/step-" + std::to_string(k);
+    for (const std::string& part : {std::string("recipe.yaml"), std::string("metrics.jsonl"), checkpoint})
+      fs::copy(directory_ / "straight" / part, directory_ / run / part, fs::copy_options::recursive);
+    train(run, overrides, true);
+    EXPECT_EQ(metrics(run), metrics("straight")) << "from step " << k;
+    EXPECT_EQ(adapter_bytes(run), adapter_bytes("straight")) << "from step " << k;
+  }
+}
+
+TEST_F(TrainerTest, GivesTheSameRunUnderEveryCheckpointingPolicy) {
+  train("plain");
+  int number = 0;
+  for (const std::string policy : {"elementwise", "full", "{every: 2}", "{layers: 1}"}) {
+    const std::string run = "run-" + std::to_string(number++);
+    train(run, {"training.activation_checkpointing=" + policy});
+    EXPECT_EQ(metrics(run), metrics("plain")) << policy;
+    EXPECT_EQ(adapter_bytes(run), adapter_bytes("plain")) << policy;
+  }
+}
+
+TEST_F(TrainerTest, StopsEarlyAndPublishesTheBestEvaluation) {
+  const std::vector<std::string> overrides = {"training.max_steps=200",
+                                              "training.eval_every_steps=2",
+                                              "optimizer.lr=0.5",
+                                              "optimizer.schedule=constant",
+                                              "optimizer.num_warmup_steps=0",
+                                              "training.keep_best={measure: eval_loss}",
+                                              "training.keep_checkpoints=1",
+                                              "training.early_stopping={patience: 3, measure: eval_loss}",
+                                              "training.checkpoint_every_steps=0"};
+  train("run", overrides);
+  double best = INFINITY;
+  int64_t best_step = 0, last_step = 0;
+  for (const Json& line : metrics("run")) {
+    if (!line.contains("eval_loss")) continue;
+    last_step = line["step"];
+    if (line["eval_loss"] >= best) continue;
+    best = line["eval_loss"];
+    best_step = last_step;
+  }
+  EXPECT_EQ(last_step, best_step + 6) << "three evaluations, two steps apart, without a better one";
+  EXPECT_LT(last_step, 200);
+  const auto published = io::TensorFile((directory_ / "run/adapter/adapter_model.safetensors").string());
+  const auto kept = io::TensorFile(
+      (directory_ / ("run/checkpoints/step-" + std::to_string(best_step) + "/trainable.safetensors")).string());
+  expect_identical(published.tensor("base_model.model.classifier.weight"), kept.tensor("classifier.weight"));
+  const std::string bytes = adapter_bytes("run");
+  train("run", overrides, true);  // a finished run stays as it is
+  EXPECT_EQ(adapter_bytes("run"), bytes);
+}
+
+TEST_F(TrainerTest, KeepsMetricsInMemoryWhileTheyCannotBeWritten) {
+  RunDirectory run((directory_ / "run").string(), false);
+  EXPECT_EQ(run.append_metrics({{"step", 1}}), "");
+  fs::rename(directory_ / "run/metrics.jsonl", directory_ / "run/aside");
+  fs::create_directory(directory_ / "run/metrics.jsonl");
+  EXPECT_EQ(run.append_metrics({{"step", 2}}), "Is a directory");
+  EXPECT_EQ(run.metrics_position().waiting, "{\"step\":2}\n");
+  fs::remove(directory_ / "run/metrics.jsonl");
+  fs::rename(directory_ / "run/aside", directory_ / "run/metrics.jsonl");
+  EXPECT_EQ(run.append_metrics({{"step", 3}}), "");
+  EXPECT_EQ(read_file(directory_ / "run/metrics.jsonl", 100), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
+}
+
+TEST_F(TrainerTest, WritesACheckpointWhenAsked) {
+  struct Asker : TrainObserver {
+    void on_step(const StepMetrics& metrics) override {
+      if (metrics.step == 2) std::raise(SIGUSR1);
+    }
+  } observer;
+  install_stop_handlers();
+  lathe::train::train(recipe("run", {"training.checkpoint_every_steps=0", "training.keep_checkpoints=9"}), false,
+                      observer);
+  EXPECT_TRUE(fs::exists(directory_ / "run/checkpoints/step-2/manifest.json"));
+  EXPECT_FALSE(fs::exists(directory_ / "run/checkpoints/step-3"));
 }
 
 TEST(Evaluation, ComputesAccuracyAndF1) {

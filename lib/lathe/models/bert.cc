@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "lathe/nn/lora.h"
+#include "lathe/nn/watch.h"
 
 namespace lathe::models {
 namespace {
@@ -141,13 +142,16 @@ BertModel::BertModel(const arch::BertArch& arch)
 }
 
 Tensor BertModel::forward(const TokenBatch& batch, const nn::Pass& pass) {
-  const Tensor embedded = embeddings_->forward(batch, pass.dropout(hidden_dropout_, kEmbeddingsLayer, "embeddings"));
+  const Tensor embedded = nn::watched(
+      "bert.embeddings", embeddings_->forward(batch, pass.dropout(hidden_dropout_, kEmbeddingsLayer, "embeddings")));
   const auto num_layers = static_cast<int64_t>(encoder_->layers.size());
   const auto layer = [this, batch, pass, num_layers](int64_t i, const Tensor& x) {
     BertLayer& module = *encoder_->layers[static_cast<size_t>(i)];
-    return i + 1 < num_layers ? module.forward(x, batch, pass) : module.forward_first(x, batch, pass);
+    return nn::watched("bert.encoder.layer", i,
+                       i + 1 < num_layers ? module.forward(x, batch, pass) : module.forward_first(x, batch, pass));
   };
-  return pooler_->dense(nn::run_layers(embedded, num_layers, pass.layers, layer)).tanh();
+  const Tensor encoded = nn::run_layers(embedded, num_layers, pass.layers, layer);
+  return nn::watched("bert.pooler", pooler_->dense(encoded).tanh());
 }
 
 BertForSequenceClassification::BertForSequenceClassification(const arch::BertArch& arch, int64_t num_labels)
@@ -158,7 +162,8 @@ BertForSequenceClassification::BertForSequenceClassification(const arch::BertArc
 
 Tensor BertForSequenceClassification::forward(const TokenBatch& batch, const nn::Pass& pass) {
   const Tensor pooled = bert_->forward(batch, pass);
-  return classifier_(nn::dropout(pooled, pass.dropout(classifier_dropout_, kHeadLayer, "classifier")));
+  const Tensor dropped = nn::dropout(pooled, pass.dropout(classifier_dropout_, kHeadLayer, "classifier"));
+  return nn::watched("classifier", classifier_(dropped));
 }
 
 }  // namespace lathe::models

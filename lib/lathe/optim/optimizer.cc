@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "lathe/base/error.h"
 
@@ -53,20 +54,23 @@ std::vector<Optimizer::Group> Optimizer::groups() const {
   return groups;
 }
 
-void Optimizer::restore_state(const NamedTensors& restored, const std::string& file) {
+void restore_tensors(const NamedTensors& from, const NamedTensors& to, const std::string& file) {
   const at::NoGradGuard no_grad;
-  if (restored.size() != state_.size()) {
-    throw data_error(file,
-                     Diagnostic::expected(std::to_string(state_.size()) + " tensors", std::to_string(restored.size())));
+  if (from.size() != to.size()) {
+    throw data_error(file, Diagnostic::expected(std::to_string(to.size()) + " tensors", std::to_string(from.size())));
   }
-  for (const auto& [name, tensor] : state_) {
-    const auto found =
-        std::find_if(restored.begin(), restored.end(), [&name = name](const auto& item) { return item.first == name; });
-    if (found == restored.end()) throw data_error_in(file, name, "is missing");
+  const std::map<std::string, Tensor> by_name(from.begin(), from.end());
+  for (const auto& [name, tensor] : to) {
+    const auto found = by_name.find(name);
+    if (found == by_name.end()) throw data_error_in(file, name, "is missing");
     if (found->second.sizes() != tensor.sizes())
       throw data_error_in(file, name, "has another shape than the parameter");
-    tensor.copy_(found->second);
+    Tensor(tensor).copy_(found->second);
   }
+}
+
+void Optimizer::restore_state(const NamedTensors& restored, const std::string& file) {
+  restore_tensors(restored, state_, file);
 }
 
 GradientNorm clip_gradients(const std::vector<Trained>& trained, double max_norm) {

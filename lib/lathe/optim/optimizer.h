@@ -23,6 +23,10 @@ struct Trained {
 /// All of `parameters` with one weight decay, which never acts on tensors of fewer than two dimensions.
 std::vector<Trained> with_weight_decay(const NamedTensors& parameters, double weight_decay);
 
+/// Copies `from` over the tensors of the same names in `to`. Throws Error{Data} naming `file` unless names and shapes
+/// agree.
+void restore_tensors(const NamedTensors& from, const NamedTensors& to, const std::string& file);
+
 /// What updates the trained parameters from their gradients. Another update rule is one class: its state is registered
 /// with add_state(), its step() walks groups(). A checkpoint holds state(); restore_state() puts it back.
 class Optimizer {

@@ -30,13 +30,9 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(data.num_workers != 1, "data.num_workers", "1");
   unsupported(data.image.has_value(), "data.image", "none");
   unsupported(!training.batch_size.samples, "training.batch_size", "an integer");
-  unsupported(training.activation_checkpointing.kind != Checkpointing::Kind::None, "training.activation_checkpointing",
-              "none");
   unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
-  unsupported(training.early_stopping.has_value(), "training.early_stopping", "none");
-  unsupported(training.keep_best.has_value(), "training.keep_best", "none");
-  unsupported(training.checkpoint_every_minutes > 0, "training.checkpoint_every_minutes", "0");
-  unsupported(training.on_nonfinite != OnNonfinite::Abort, "training.on_nonfinite", "abort");
+  unsupported(training.activation_checkpointing.kind == Checkpointing::Kind::Budget,
+              "training.activation_checkpointing", "none, elementwise, full, {every: n}, {layers: m}");
   unsupported(output.tensorboard, "output.tensorboard", "false");
   return mistakes;
 }

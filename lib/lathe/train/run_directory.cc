@@ -111,7 +111,7 @@ RunDirectory::RunDirectory(const std::string& path, bool resume) : path_(path) {
   lock_ = std::make_unique<FileLock>(path_ / kLock);
   remove_leftovers(path_);
   remove_leftovers(path_ / "checkpoints");
-  if (has("metrics.jsonl")) metrics_bytes_ = fs::file_size(path_ / "metrics.jsonl");
+  if (has("metrics.jsonl")) metrics_.bytes = fs::file_size(path_ / "metrics.jsonl");
 }
 
 void RunDirectory::write_recipe(const std::string& yaml) { write_file_atomically(path_ / "recipe.yaml", yaml); }
@@ -121,39 +121,53 @@ std::optional<std::string> RunDirectory::recipe_text() const {
   return read_file(path_ / "recipe.yaml", 1 << 20);
 }
 
-void RunDirectory::append_metrics(const Json& line) {
-  const std::string text = line.dump() + "\n";
+std::string RunDirectory::append_metrics(const Json& line) {
+  metrics_.waiting += line.dump() + "\n";
   const fs::path file = path_ / "metrics.jsonl";
   const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  const ssize_t written = descriptor < 0 ? -1 : ::write(descriptor, text.data(), text.size());
-  const int error = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (written != static_cast<ssize_t>(text.size())) {
-    const bool full = written >= 0 || error == ENOSPC || error == EDQUOT;
-    throw Error(
-        full ? ErrorKind::Resource : ErrorKind::Run,
-        Diagnostic{file.string(), 0, 0, "", std::string("cannot write: ") + std::strerror(full ? ENOSPC : error), ""});
+  if (descriptor < 0) return std::strerror(errno);
+  const ssize_t written = ::write(descriptor, metrics_.waiting.data(), metrics_.waiting.size());
+  std::string problem;
+  if (written == static_cast<ssize_t>(metrics_.waiting.size())) {
+    metrics_.bytes += metrics_.waiting.size();
+    metrics_.waiting.clear();
+  } else {
+    problem = std::strerror(written < 0 ? errno : ENOSPC);
+    if (written > 0 && ::ftruncate(descriptor, static_cast<off_t>(metrics_.bytes)) != 0) problem = std::strerror(errno);
   }
-  metrics_bytes_ += text.size();
+  ::close(descriptor);
+  return problem;
 }
 
-void RunDirectory::truncate_metrics(uint64_t bytes) {
-  if (has("metrics.jsonl") && fs::file_size(path_ / "metrics.jsonl") > bytes)
-    fs::resize_file(path_ / "metrics.jsonl", bytes);
-  metrics_bytes_ = bytes;
+bool RunDirectory::rewind_metrics(const MetricsPosition& position) {
+  const uint64_t size = has("metrics.jsonl") ? fs::file_size(path_ / "metrics.jsonl") : 0;
+  if (size > position.bytes) fs::resize_file(path_ / "metrics.jsonl", position.bytes);
+  metrics_ = {std::min(size, position.bytes), position.waiting};
+  return size >= position.bytes;
 }
 
-void RunDirectory::publish_checkpoint(int64_t step, int64_t keep, const std::function<void(const fs::path&)>& fill) {
-  const fs::path directory = path_ / "checkpoints";
-  fs::create_directories(directory);
-  const fs::path target = directory / ("step-" + std::to_string(step));
-  if (fs::exists(target)) fs::remove_all(target);
+fs::path RunDirectory::checkpoint_path(int64_t step) const {
+  return path_ / "checkpoints" / ("step-" + std::to_string(step));
+}
+
+void RunDirectory::publish_checkpoint(int64_t step, const std::function<void(const fs::path&)>& fill) {
+  const fs::path target = checkpoint_path(step);
+  fs::create_directories(target.parent_path());
+  if (fs::exists(target)) {
+    if (verifies(target)) return;
+    fs::remove_all(target);
+  }
   publish_directory(target, [&](const fs::path& temporary) {
     fill(temporary);
     write_manifest(temporary, step);
   });
-  const auto all = list_checkpoints(directory);
-  for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) fs::remove_all(all[i].path);
+}
+
+void RunDirectory::prune_checkpoints(int64_t keep, int64_t spared) {
+  const auto all = list_checkpoints(path_ / "checkpoints");
+  for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) {
+    if (all[i].step != spared) fs::remove_all(all[i].path);
+  }
 }
 
 std::optional<CheckpointPlace> RunDirectory::newest_checkpoint(std::vector<std::string>& damaged) const {

@@ -32,15 +32,24 @@ class RunDirectory {
   /// The recipe that the run was started with, if there is one.
   std::optional<std::string> recipe_text() const;
 
-  /// Appends one line to metrics.jsonl and flushes it to the kernel.
-  void append_metrics(const Json& line);
-  uint64_t metrics_bytes() const { return metrics_bytes_; }
-  /// Cuts metrics.jsonl to what a checkpoint knew.
-  void truncate_metrics(uint64_t bytes);
+  /// Appends one line to metrics.jsonl. Where that fails (a full disk) the line waits in memory for the next call and
+  /// the reason is returned; nothing in the file is torn.
+  std::string append_metrics(const Json& line);
+  /// How much of metrics.jsonl a checkpoint counts on, and the lines that wait.
+  struct MetricsPosition {
+    uint64_t bytes = 0;
+    std::string waiting;
+  };
+  const MetricsPosition& metrics_position() const { return metrics_; }
+  /// Cuts metrics.jsonl to what a checkpoint knew. Returns false when the file is shorter than that.
+  bool rewind_metrics(const MetricsPosition& position);
 
   /// Publishes checkpoints/step-N atomically: `fill` writes the files, a manifest with sizes and checksums is added.
-  /// Then removes all but the newest `keep`.
-  void publish_checkpoint(int64_t step, int64_t keep, const std::function<void(const std::filesystem::path&)>& fill);
+  /// A whole checkpoint of that step is left as it is.
+  void publish_checkpoint(int64_t step, const std::function<void(const std::filesystem::path&)>& fill);
+  /// Removes all checkpoints but the newest `keep` and that of step `spared`.
+  void prune_checkpoints(int64_t keep, int64_t spared);
+  std::filesystem::path checkpoint_path(int64_t step) const;
   /// The newest checkpoint whose manifest verifies; damaged ones are passed over and named in `damaged`.
   std::optional<CheckpointPlace> newest_checkpoint(std::vector<std::string>& damaged) const;
 
@@ -51,7 +60,7 @@ class RunDirectory {
  private:
   std::filesystem::path path_;
   std::unique_ptr<FileLock> lock_;
-  uint64_t metrics_bytes_ = 0;
+  MetricsPosition metrics_;
 };
 
 }  // namespace lathe::train

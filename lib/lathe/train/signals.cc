@@ -7,11 +7,14 @@ namespace lathe::train {
 namespace {
 
 volatile std::sig_atomic_t requests = 0;
+volatile std::sig_atomic_t checkpoint_requests = 0;
 
 void on_stop_signal(int number) {
   requests = requests + 1;
   if (requests > 1) ::_exit(128 + number);
 }
+
+void on_checkpoint_signal(int) { checkpoint_requests = 1; }
 
 }  // namespace
 
@@ -19,6 +22,10 @@ void install_stop_handlers() {
   struct sigaction action {};
   action.sa_handler = on_stop_signal;
   for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
+  struct sigaction checkpoint {};
+  checkpoint.sa_handler = on_checkpoint_signal;
+  checkpoint.sa_flags = SA_RESTART;
+  ::sigaction(SIGUSR1, &checkpoint, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed terminal must not end a run
   unblock_stop_signals();
 }
@@ -31,5 +38,11 @@ void unblock_stop_signals() {
 }
 
 bool stop_requested() { return requests > 0; }
+
+bool take_checkpoint_request() {
+  if (checkpoint_requests == 0) return false;
+  checkpoint_requests = 0;
+  return true;
+}
 
 }  // namespace lathe::train

@@ -1,45 +1,41 @@
 #include "lathe/train/trainer.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/tensor.h>
-#include <sys/resource.h>
+#include <ATen/Version.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/version.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <set>
 #include <utility>
 
 #include "lathe/base/error.h"
-#include "lathe/base/random.h"
 #include "lathe/base/text.h"
-#include "lathe/io/tensors.h"
-#include "lathe/nn/modules.h"
-#include "lathe/train/build_optimizer.h"
+#include "lathe/data/windows.h"
+#include "lathe/nn/kernels.h"
+#include "lathe/train/checkpoint_writer.h"
+#include "lathe/train/classifier_task.h"
+#include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
 
 namespace lathe::train {
 namespace {
 
-constexpr const char* kWeightsFile = "trainable.safetensors";
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kStateFile = "state.json";
+using Clock = std::chrono::steady_clock;
 
-int64_t peak_rss_bytes() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;
-}
+constexpr size_t kMaxNonfiniteInARow = 3;
+constexpr size_t kMaxNonfiniteInAThousand = 10;
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 Json to_json(const StepMetrics& metrics) {
   return {{"step", metrics.step},
           {"epoch", metrics.epoch},
-          {"loss", metrics.loss},
+          {"loss", finite_or_null(metrics.loss)},
           {"lr", metrics.lr},
-          {"grad_norm", metrics.grad_norm},
+          {"grad_norm", finite_or_null(metrics.grad_norm)},
           {"tokens", metrics.tokens},
           {"seconds", metrics.seconds},
           {"tokens_per_second", static_cast<double>(metrics.tokens) / metrics.seconds},
@@ -58,156 +54,225 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-}  // namespace
-
-ClassifierStepper::ClassifierStepper(Classifier& classifier, const data::TextClassificationData& data,
-                                     const recipe::Recipe& recipe, int64_t num_steps)
-    : classifier_(classifier),
-      data_(data),
-      seed_(static_cast<uint64_t>(recipe.training.seed)),
-      lr_(recipe.optimizer.lr),
-      clip_grad_norm_(recipe.optimizer.clip_grad_norm),
-      label_smoothing_(recipe.data.label_smoothing),
-      schedule_(build_schedule(recipe.optimizer, num_steps)),
-      optimizer_(build_optimizer(recipe, adapters::trainable_parameters(*classifier.model))) {}
-
-double ClassifierStepper::add_micro_batch(const std::vector<int64_t>& samples, uint64_t key, double scale,
-                                          int64_t& tokens) {
-  std::vector<text::Encoding> encodings;
-  std::vector<int64_t> labels;
-  for (const int64_t index : samples) {
-    encodings.push_back(data_.encode(data_.train, index));
-    labels.push_back(data_.train.sample(index).label);
-    tokens += static_cast<int64_t>(encodings.back().ids.size());
-  }
-  const nn::DropoutStream adapter_dropouts(make_key(key, name_key("adapters")));
-  const Tensor logits = classifier_.model->forward(make_batch(encodings), {.training = true, .key = key});
-  const Tensor loss = nn::cross_entropy_sum(logits, at::tensor(labels, at::kLong), label_smoothing_) * scale;
-  loss.backward();
-  return loss.item<double>();
+// What decides the bits beside recipe and data.
+std::string environment_text() {
+  return std::string("LibTorch ") + TORCH_VERSION + ", " + at::get_cpu_capability() + ", kernels " +
+         nn::kernels::chosen_target() + ", " + std::to_string(at::get_num_threads()) + " threads";
 }
 
-bool ClassifierStepper::run(int64_t step, const std::vector<std::vector<int64_t>>& window, StepMetrics& metrics) {
-  const auto start = std::chrono::steady_clock::now();
-  int64_t items = 0;
-  for (const auto& samples : window) items += static_cast<int64_t>(samples.size());
-  metrics.step = step + 1;
-  metrics.lr = lr_ * schedule_.factor(step);
-  for (size_t i = 0; i < window.size(); ++i) {
-    if (stop_requested()) {
-      optimizer_->zero_grad();
-      return false;
-    }
-    metrics.loss += add_micro_batch(window[i], make_key(seed_, name_key("dropout"), step, i),
-                                    1 / static_cast<double>(items), metrics.tokens);
-  }
-  const optim::GradientNorm norm = optim::clip_gradients(optimizer_->trained(), clip_grad_norm_);
-  if (!std::isfinite(metrics.loss) || !norm.finite) {
-    optimizer_->zero_grad();
-    const std::string what = std::isfinite(metrics.loss) ? "the gradient" : "the loss";
-    throw Error(ErrorKind::Numeric, Diagnostic{"step " + std::to_string(step + 1), 0, 0, "",
-                                               what + " is not finite; the weights are those of the step before",
-                                               "lower optimizer.lr, or look at the data of this step"});
-  }
-  metrics.grad_norm = norm.norm;
-  optimizer_->step(metrics.lr);
-  optimizer_->zero_grad();
-  metrics.seconds = seconds_since(start);
-  metrics.peak_rss_bytes = peak_rss_bytes();
-  return true;
+std::vector<std::pair<std::string, at::Tensor>> copies(const optim::NamedTensors& tensors) {
+  const at::NoGradGuard no_grad;
+  optim::NamedTensors result;
+  for (const auto& [name, tensor] : tensors) result.emplace_back(name, tensor.detach().clone());
+  return result;
 }
 
-namespace {
+int64_t bytes_of(const optim::NamedTensors& tensors) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : tensors) bytes += static_cast<int64_t>(tensor.nbytes());
+  return bytes;
+}
 
 // The loop over the steps of one run, with its directory.
-class ClassifierRun {
+class Run {
  public:
-  ClassifierRun(const recipe::Recipe& recipe, bool resume, TrainObserver& observer)
+  Run(const recipe::Recipe& recipe, std::unique_ptr<Task> task, bool resume, TrainObserver& observer)
       : recipe_(recipe),
+        training_(recipe.training),
         observer_(observer),
-        resolved_(recipe::resolve_model(recipe)),
-        data_(data::open_text_classification(recipe, resolved_)),
-        windows_(data_.train.size(), *recipe.training.batch_size.samples, recipe.training.gradient_accumulation_steps,
-                 recipe.data.shuffle, static_cast<uint64_t>(recipe.training.seed)),
-        num_steps_(recipe.training.max_steps.value_or(recipe.training.epochs.value_or(1) * windows_.steps_per_epoch())),
+        task_(std::move(task)),
+        windows_(task_->num_samples(), *training_.batch_size.samples, training_.gradient_accumulation_steps,
+                 recipe.data.shuffle, static_cast<uint64_t>(training_.seed)),
+        num_steps_(training_.max_steps.value_or(training_.epochs.value_or(1) * windows_.steps_per_epoch())),
         directory_(recipe.output.dir.resolved, resume),
-        classifier_(build_classifier(recipe, resolved_, data_.train.label_names())),
-        stepper_(classifier_, data_, recipe, num_steps_) {
-    classifier_.model->train();
+        stepper_(*task_, recipe, num_steps_),
+        writer_(directory_, training_.keep_checkpoints) {
+    state_.data = hex(task_->data_fingerprint());
+    state_.environment = environment_text();
+    check_disk();
+    task_->model().train();
     if (resume) restore();
     directory_.write_recipe(recipe::to_yaml(recipe));
   }
 
   void run() {
-    observer_.on_start(step_, num_steps_);
-    if (step_ >= num_steps_ && has_results())
+    observer_.on_start(state_.step, num_steps_);
+    if (is_finished() && has_results())
       return observer_.on_warning(directory_.path().string() + ": this run is finished");
-    if (evaluation_pending_) evaluate_now();  // the run was stopped in the middle of it
-    while (step_ < num_steps_) {
-      StepMetrics metrics;
-      if (!stepper_.run(step_, windows_.window(step_), metrics)) interrupt();
-      metrics.epoch = windows_.epoch_after(step_ + 1);
-      ++step_;
-      directory_.append_metrics(to_json(metrics));
-      observer_.on_step(metrics);
-      if (evaluation_is_due()) evaluate_now();
-      const int64_t every = recipe_.training.checkpoint_every_steps;
-      if (step_ == num_steps_ || (every > 0 && step_ % every == 0)) save_checkpoint();
+    last_checkpoint_ = Clock::now();
+    if (state_.evaluation_pending) evaluate();  // the run was stopped in the middle of it
+    while (!is_finished()) {
+      train_step();
+      if (evaluation_is_due()) evaluate();
+      if (checkpoint_is_due()) begin_checkpoint();
     }
+    finish_checkpoint(/*required=*/true);
     publish_results();
   }
 
  private:
-  bool has_results() const { return directory_.has(classifier_.adapter ? "adapter" : "model"); }
-
-  bool evaluation_is_due() const {
-    if (!data_.eval) return false;
-    const int64_t every =
-        recipe_.training.eval_every_steps > 0 ? recipe_.training.eval_every_steps : windows_.steps_per_epoch();
-    return step_ % every == 0 || step_ == num_steps_;
+  bool is_finished() const { return state_.step >= num_steps_ || state_.stopped_early; }
+  bool has_results() const {
+    const auto results = task_->results();
+    return std::all_of(results.begin(), results.end(),
+                       [&](const Task::Result& result) { return directory_.has(result.name); });
   }
 
-  void evaluate_now() {
-    evaluation_pending_ = true;
-    classifier_.model->eval();
+  void train_step() {
+    StepMetrics metrics;
+    const Window window = windows_.window(state_.step);
+    const StepOutcome outcome = stepper_.run(state_.step, window, metrics);
+    if (outcome == StepOutcome::Stopped) interrupt();
+    if (outcome == StepOutcome::NonFinite) handle_nonfinite(metrics, window);
+    ++state_.step;
+    metrics.epoch = windows_.epoch_after(state_.step);
+    record(to_json(metrics));
+    observer_.on_step(metrics);
+    if (state_.step == 1) warn_about_missing_gradients();
+  }
+
+  void record(const Json& line) {
+    const std::string problem = directory_.append_metrics(line);
+    if (!problem.empty() && !metrics_warned_)
+      observer_.on_warning((directory_.path() / "metrics.jsonl").string() + ": cannot write: " + problem +
+                           "; lines wait in memory, training goes on");
+    metrics_warned_ = !problem.empty();
+  }
+
+  void warn_about_missing_gradients() {
+    const auto& names = stepper_.without_gradient();
+    if (names.empty()) return;
+    observer_.on_warning(std::to_string(names.size()) + " trained parameters got no gradient in the first step, " +
+                         names.front() + " among them");
+  }
+
+  // Nothing has changed but the count; the step is left out or ends the run.
+  void handle_nonfinite(const StepMetrics& metrics, const Window& window) {
+    state_.nonfinite.push_back(metrics.step);
+    std::erase_if(state_.nonfinite, [&](int64_t step) { return step <= metrics.step - 1000; });
+    const auto& steps = state_.nonfinite;
+    const bool in_a_row =
+        steps.size() >= kMaxNonfiniteInARow && steps[steps.size() - kMaxNonfiniteInARow] == metrics.step - 2;
+    const bool may_skip =
+        training_.on_nonfinite == recipe::OnNonfinite::Skip && !in_a_row && steps.size() <= kMaxNonfiniteInAThousand;
+    const std::string step = "step " + std::to_string(metrics.step);
+    const std::string what = std::isfinite(metrics.loss) ? "the gradient" : "the loss";
+    if (may_skip) return observer_.on_warning(step + ": " + what + " is not finite; the step is left out");
+    const std::string source = stepper_.find_nonfinite(metrics.step - 1, window);
+    Json batches = Json::array();
+    for (const auto& samples : window) batches.push_back(task_->describe(samples));
+    const std::filesystem::path dump = directory_.path() / ("nonfinite-step-" + std::to_string(metrics.step) + ".json");
+    const Json content = {{"step", metrics.step},
+                          {"loss", finite_or_null(metrics.loss)},
+                          {"grad_norm", finite_or_null(metrics.grad_norm)},
+                          {"first_nonfinite", source},
+                          {"nonfinite_steps", state_.nonfinite},
+                          {"micro_batches", std::move(batches)}};
+    write_file_atomically(dump, content.dump(1) + "\n");
+    throw Error(ErrorKind::Numeric,
+                Diagnostic{step, 0, 0, "",
+                           what + " is not finite" + (source.empty() ? "" : ", first in " + source) +
+                               "; the weights are those of the step before; see " + dump.string(),
+                           "lower optimizer.lr, or look at the data of this step"});
+  }
+
+  bool evaluation_is_due() const {
+    if (!task_->has_evaluation()) return false;
+    const int64_t every = training_.eval_every_steps > 0 ? training_.eval_every_steps : windows_.steps_per_epoch();
+    return state_.step % every == 0 || state_.step == num_steps_;
+  }
+
+  void evaluate() {
+    state_.evaluation_pending = true;
+    task_->model().eval();
     Evaluation result;
     try {
-      result = evaluate(classifier_, data_, *data_.eval, *recipe_.training.batch_size.samples, stop_requested);
+      result = task_->evaluate(stop_requested);
     } catch (const Error& error) {
-      classifier_.model->train();
+      task_->model().train();
       if (error.kind() == ErrorKind::Interrupted) interrupt();
       throw;
     }
-    classifier_.model->train();
-    directory_.append_metrics({{"step", step_},
-                               {"epoch", windows_.epoch_after(step_)},
-                               {"eval_loss", result.eval_loss},
-                               {"accuracy", result.accuracy},
-                               {"f1", result.f1}});
-    evaluation_pending_ = false;
-    observer_.on_evaluation(step_, result);
+    task_->model().train();
+    record({{"step", state_.step},
+            {"epoch", windows_.epoch_after(state_.step)},
+            {"eval_loss", result.eval_loss},
+            {"accuracy", result.accuracy},
+            {"f1", result.f1}});
+    state_.evaluation_pending = false;
+    observer_.on_evaluation(state_.step, result);
+    if (training_.keep_best && note(result, training_.keep_best->measure, state_.best)) best_is_new_ = true;
+    if (!training_.early_stopping) return;
+    note(result, training_.early_stopping->measure, state_.early);
+    state_.stopped_early = state_.early->evaluations_since >= training_.early_stopping->patience;
+    if (state_.stopped_early)
+      observer_.on_note("stopped early: no better evaluation since step " + std::to_string(state_.early->step));
   }
 
-  void save_checkpoint() {
-    directory_.publish_checkpoint(step_, recipe_.training.keep_checkpoints, [&](const std::filesystem::path& path) {
-      io::write_safetensors((path / kWeightsFile).string(), adapters::trainable_parameters(*classifier_.model));
-      io::write_safetensors((path / kOptimizerFile).string(), stepper_.optimizer().state());
-      const Json state = {{"step", step_},
-                          {"metrics_bytes", directory_.metrics_bytes()},
-                          {"evaluation_pending", evaluation_pending_},
-                          {"data", hex(data_.train.fingerprint())},
-                          {"threads", at::get_num_threads()}};
-      write_file_atomically(path / kStateFile, state.dump(2) + "\n");
-    });
+  // Whether this evaluation is the best so far.
+  bool note(const Evaluation& result, recipe::Measure measure, std::optional<Best>& best) const {
+    const double value = measure_of(result, measure);
+    const bool better = !best || is_better(measure, value, best->value);
+    if (better) {
+      best = Best{value, state_.step, 0};
+    } else {
+      ++best->evaluations_since;
+    }
+    return better;
+  }
+
+  bool checkpoint_is_due() {
+    const double minutes = std::chrono::duration<double>(Clock::now() - last_checkpoint_).count() / 60;
+    const bool by_time = training_.checkpoint_every_minutes > 0 && minutes >= training_.checkpoint_every_minutes;
+    const bool by_steps = training_.checkpoint_every_steps > 0 && state_.step % training_.checkpoint_every_steps == 0;
+    const bool by_best = std::exchange(best_is_new_, false);
+    return take_checkpoint_request() || by_time || by_steps || by_best || is_finished();
+  }
+
+  Snapshot snapshot() {
+    state_.metrics = directory_.metrics_position();
+    return {state_, copies(task_->trained_parameters()), copies(stepper_.optimizer().state())};
+  }
+
+  void begin_checkpoint() {
+    finish_checkpoint(/*required=*/false);
+    last_checkpoint_ = Clock::now();
+    writer_.begin(snapshot(), state_.best ? state_.best->step : -1);
+  }
+
+  // A checkpoint that cannot be written ends the run only when it is the last one.
+  void finish_checkpoint(bool required) {
+    try {
+      writer_.wait();
+    } catch (const Error& error) {
+      if (required) throw;
+      observer_.on_warning(std::string(error.what()) + "; no checkpoint was written, training goes on");
+    }
   }
 
   [[noreturn]] void interrupt() {
-    if (step_ > 0) save_checkpoint();
+    const bool anything = state_.step > 0;
+    if (anything) {
+      begin_checkpoint();
+      finish_checkpoint(/*required=*/true);
+    }
     throw Error(ErrorKind::Interrupted,
                 Diagnostic{"", 0, 0, "",
-                           "stopped at step " + std::to_string(step_) + " of " + std::to_string(num_steps_) +
-                               (step_ > 0 ? ", checkpoint written" : ", nothing to save yet"),
+                           "stopped at step " + std::to_string(state_.step) + " of " + std::to_string(num_steps_) +
+                               (anything ? ", checkpoint written" : ", nothing to save yet"),
                            "lathe train ... --resume goes on"});
+  }
+
+  void check_disk() {
+    const auto needed =
+        static_cast<uint64_t>(2 * (bytes_of(task_->trained_parameters()) + bytes_of(stepper_.optimizer().state())));
+    std::error_code unknown;
+    const auto space = std::filesystem::space(directory_.path(), unknown);
+    if (unknown || space.available >= needed) return;
+    throw Error(ErrorKind::Resource, Diagnostic{directory_.path().string(), 0, 0, "",
+                                                "two checkpoints need " + format_bytes(needed) + ", the disk has " +
+                                                    format_bytes(space.available),
+                                                "free some space or choose another output.dir"});
   }
 
   void restore() {
@@ -216,38 +281,25 @@ class ClassifierRun {
     const auto checkpoint = directory_.newest_checkpoint(damaged);
     for (const std::string& path : damaged) observer_.on_warning(path + ": damaged, using the one before");
     if (!checkpoint) {
-      directory_.truncate_metrics(0);
+      directory_.rewind_metrics({});
       return;
     }
-    const std::string file = (checkpoint->path / kStateFile).string();
-    const Json json = read_json_file(file, 1 << 20);
-    const JsonObject state(json, file);
-    if (state.string("data") != hex(data_.train.fingerprint()))
-      throw data_error(file, "the training data has changed since this checkpoint", "start a new run");
-    if (state.integer("threads", 1, INT32_MAX) != at::get_num_threads())
-      observer_.on_warning("another number of threads than before: bits may differ");
-    const std::string weights = (checkpoint->path / kWeightsFile).string(),
-                      moments = (checkpoint->path / kOptimizerFile).string();
-    restore_parameters(io::TensorFile(weights).tensors(), weights);
-    stepper_.optimizer().restore_state(io::TensorFile(moments).tensors(), moments);
-    step_ = state.integer("step", 0, INT64_MAX);
-    evaluation_pending_ = state.boolean("evaluation_pending");
-    directory_.truncate_metrics(static_cast<uint64_t>(state.integer("metrics_bytes", 0, INT64_MAX)));
-  }
-
-  void restore_parameters(const io::NamedTensors& tensors, const std::string& file) {
-    const at::NoGradGuard no_grad;
-    const auto parameters = adapters::trainable_parameters(*classifier_.model);
-    if (tensors.size() != parameters.size())
-      throw data_error(
-          file, Diagnostic::expected(std::to_string(parameters.size()) + " tensors", std::to_string(tensors.size())));
-    const std::map<std::string, Tensor> by_name(tensors.begin(), tensors.end());
-    for (const auto& [name, parameter] : parameters) {
-      const auto found = by_name.find(name);
-      if (found == by_name.end() || found->second.sizes() != parameter.sizes())
-        throw data_error_in(file, name, "is missing or has another shape");
-      Tensor(parameter).copy_(found->second);
+    const Snapshot snapshot = Snapshot::read(checkpoint->path);
+    if (snapshot.state.data != state_.data) {
+      throw data_error(checkpoint->path.string(), "the training data has changed since this checkpoint",
+                       "start a new run");
     }
+    if (snapshot.state.environment != state_.environment) {
+      observer_.on_warning("bits may differ: this is " + state_.environment + ", the checkpoint is from " +
+                           snapshot.state.environment);
+    }
+    optim::restore_tensors(snapshot.weights, task_->trained_parameters(), (checkpoint->path / kWeightsFile).string());
+    stepper_.optimizer().restore_state(snapshot.optimizer, (checkpoint->path / kOptimizerFile).string());
+    const std::string environment = state_.environment;
+    state_ = snapshot.state;
+    state_.environment = environment;
+    if (!directory_.rewind_metrics(state_.metrics))
+      observer_.on_warning((directory_.path() / "metrics.jsonl").string() + ": lines of earlier steps are missing");
   }
 
   void check_recipe_unchanged() {
@@ -266,30 +318,36 @@ class ClassifierRun {
   }
 
   void publish_results() {
-    if (classifier_.adapter)
-      directory_.publish("adapter", [&](const auto& path) { save_adapter(classifier_, path.string()); });
-    if (!classifier_.adapter || recipe_.output.merged)
-      directory_.publish("model", [&](const auto& path) { save_model(classifier_, path.string()); });
+    if (state_.best && state_.best->step != state_.step) {
+      const std::string file = (directory_.checkpoint_path(state_.best->step) / kWeightsFile).string();
+      optim::restore_tensors(Snapshot::read(directory_.checkpoint_path(state_.best->step)).weights,
+                             task_->trained_parameters(), file);
+      observer_.on_note("published are the weights of step " + std::to_string(state_.best->step) +
+                        ", the best evaluation");
+    }
+    for (const Task::Result& result : task_->results()) directory_.publish(result.name, result.fill);
   }
 
   const recipe::Recipe& recipe_;
+  const recipe::Training& training_;
   TrainObserver& observer_;
-  recipe::ResolvedModel resolved_;
-  data::TextClassificationData data_;
+  std::unique_ptr<Task> task_;
   data::Windows windows_;
   int64_t num_steps_;
   RunDirectory directory_;
-  Classifier classifier_;
-  ClassifierStepper stepper_;
-  int64_t step_ = 0;
-  bool evaluation_pending_ = false;
+  Stepper stepper_;
+  CheckpointWriter writer_;
+  RunState state_;
+  Clock::time_point last_checkpoint_;
+  bool best_is_new_ = false;
+  bool metrics_warned_ = false;
 };
 
 }  // namespace
 
-void train_classifier(const recipe::Recipe& recipe, bool resume, TrainObserver& observer) {
+void train(const recipe::Recipe& recipe, bool resume, TrainObserver& observer) {
   if (recipe.training.threads > 0) at::set_num_threads(static_cast<int>(recipe.training.threads));
-  ClassifierRun(recipe, resume, observer).run();
+  Run(recipe, open_classifier_task(recipe), resume, observer).run();
 }
 
 }  // namespace lathe::train

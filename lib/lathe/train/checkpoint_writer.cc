@@ -1,0 +1,28 @@
+#include "lathe/train/checkpoint_writer.h"
+
+#include <utility>
+
+namespace lathe::train {
+
+CheckpointWriter::~CheckpointWriter() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void CheckpointWriter::begin(Snapshot snapshot, int64_t spared) {
+  thread_ = std::thread([this, spared, snapshot = std::move(snapshot)] {
+    try {
+      directory_.publish_checkpoint(snapshot.state.step, [&](const auto& path) { snapshot.write(path); });
+      directory_.prune_checkpoints(keep_checkpoints_, spared);
+    } catch (...) {
+      problem_ = std::current_exception();
+    }
+  });
+}
+
+void CheckpointWriter::wait() {
+  if (!thread_.joinable()) return;
+  thread_.join();
+  if (problem_) std::rethrow_exception(std::exchange(problem_, nullptr));
+}
+
+}  // namespace lathe::train

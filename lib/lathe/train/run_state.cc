@@ -1,0 +1,72 @@
+#include "lathe/train/run_state.h"
+
+#include "lathe/base/error.h"
+#include "lathe/io/tensors.h"
+
+namespace lathe::train {
+namespace {
+
+constexpr const char* kStateFile = "state.json";
+
+Json best_to_json(const std::optional<Best>& best) {
+  if (!best) return nullptr;
+  return {{"value", best->value}, {"step", best->step}, {"evaluations_since", best->evaluations_since}};
+}
+
+std::optional<Best> best_from_json(const JsonObject& state, const std::string& key) {
+  if (state.find(key) == nullptr) return std::nullopt;
+  const JsonObject best = state.object(key);
+  return Best{best.number("value"), best.integer("step", 0, INT64_MAX),
+              best.integer("evaluations_since", 0, INT64_MAX)};
+}
+
+}  // namespace
+
+Json RunState::to_json() const {
+  return {{"step", step},
+          {"evaluation_pending", evaluation_pending},
+          {"stopped_early", stopped_early},
+          {"best", best_to_json(best)},
+          {"early", best_to_json(early)},
+          {"nonfinite", nonfinite},
+          {"metrics_bytes", metrics.bytes},
+          {"metrics_waiting", metrics.waiting},
+          {"data", data},
+          {"environment", environment}};
+}
+
+RunState RunState::from_json(const Json& json, const std::string& file) {
+  const JsonObject object(json, file);
+  RunState state;
+  state.step = object.integer("step", 0, INT64_MAX);
+  state.evaluation_pending = object.boolean("evaluation_pending");
+  state.stopped_early = object.boolean("stopped_early");
+  state.best = best_from_json(object, "best");
+  state.early = best_from_json(object, "early");
+  if (const Json* steps = object.find("nonfinite"); steps != nullptr && steps->is_array()) {
+    for (const Json& step : *steps) {
+      if (!step.is_number_integer()) throw object.error("nonfinite", Diagnostic::expected("steps", describe(step)));
+      state.nonfinite.push_back(step.get<int64_t>());
+    }
+  }
+  state.metrics.bytes = static_cast<uint64_t>(object.integer("metrics_bytes", 0, INT64_MAX));
+  state.metrics.waiting = object.string("metrics_waiting");
+  state.data = object.string("data");
+  state.environment = object.string("environment");
+  return state;
+}
+
+void Snapshot::write(const std::filesystem::path& directory) const {
+  io::write_safetensors((directory / kWeightsFile).string(), weights);
+  io::write_safetensors((directory / kOptimizerFile).string(), optimizer);
+  write_file_atomically(directory / kStateFile, state.to_json().dump(2) + "\n");
+}
+
+Snapshot Snapshot::read(const std::filesystem::path& directory) {
+  const std::string file = (directory / kStateFile).string();
+  return {RunState::from_json(read_json_file(file, 16 << 20), file),
+          io::TensorFile((directory / kWeightsFile).string()).tensors(),
+          io::TensorFile((directory / kOptimizerFile).string()).tensors()};
+}
+
+}  // namespace lathe::train

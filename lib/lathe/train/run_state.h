@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lathe/optim/optimizer.h"
+#include "lathe/train/run_directory.h"
+
+namespace lathe::train {
+
+/// The best evaluation so far by one measure.
+struct Best {
+  double value = 0;
+  int64_t step = 0;
+  int64_t evaluations_since = 0;
+};
+
+/// What a run knows beside its tensors. With weights and optimizer it determines everything that follows: data order,
+/// dropout and schedule are functions of the step.
+struct RunState {
+  int64_t step = 0;                 ///< optimizer steps done
+  bool evaluation_pending = false;  ///< the evaluation after `step` was due and is not done
+  bool stopped_early = false;
+  std::optional<Best> best;        ///< for keep_best
+  std::optional<Best> early;       ///< for early_stopping
+  std::vector<int64_t> nonfinite;  ///< the steps that were left out, of the last 1000
+  RunDirectory::MetricsPosition metrics;
+  std::string data;         ///< fingerprint of the training data
+  std::string environment;  ///< what may change the bits: LibTorch, processor, threads
+
+  Json to_json() const;
+  /// Throws Error{Data} naming `file`.
+  static RunState from_json(const Json& json, const std::string& file);
+};
+
+/// Everything that a checkpoint holds.
+struct Snapshot {
+  RunState state;
+  optim::NamedTensors weights, optimizer;
+
+  /// Writes trainable.safetensors, optimizer.safetensors and state.json.
+  void write(const std::filesystem::path& directory) const;
+  /// Reads them back. Tensors are views of the mapped files.
+  static Snapshot read(const std::filesystem::path& directory);
+};
+
+inline constexpr const char* kWeightsFile = "trainable.safetensors";
+inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
+
+}  // namespace lathe::train
