@@ -3,7 +3,6 @@
     LATHE=build/release/bin/lathe python3 tests/apps/command_line.py
 """
 import json
-import math
 import os
 import re
 import signal
@@ -13,74 +12,20 @@ import tempfile
 import time
 import unittest
 
+import small_model
+
 LATHE = os.environ["LATHE"]
-CONFIG = dict(model_type="bert", vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
-              max_position_embeddings=64, type_vocab_size=2, hidden_act="gelu")
-
-
-def parameters():
-    wide, hidden = CONFIG["intermediate_size"], CONFIG["hidden_size"]
-    for table, rows in (("word", 40), ("position", 64), ("token_type", 2)):
-        yield f"bert.embeddings.{table}_embeddings.weight", [rows, hidden]
-    norms = ["bert.embeddings.LayerNorm"]
-    linears = [("bert.pooler.dense", hidden, hidden)]
-    for layer in range(CONFIG["num_hidden_layers"]):
-        base = f"bert.encoder.layer.{layer}"
-        linears += [(f"{base}.attention.self.{name}", hidden, hidden) for name in ("query", "key", "value")]
-        linears += [(f"{base}.attention.output.dense", hidden, hidden), (f"{base}.intermediate.dense", wide, hidden), (f"{base}.output.dense", hidden, wide)]
-        norms += [f"{base}.attention.output.LayerNorm", f"{base}.output.LayerNorm"]
-    for name, rows, columns in linears:
-        yield f"{name}.weight", [rows, columns]
-        yield f"{name}.bias", [rows]
-    for name in norms:
-        yield f"{name}.weight", [hidden]
-        yield f"{name}.bias", [hidden]
-
-
-def safetensors(tensors, patch=None):
-    """A safetensors file of (name, shape); weights are a sine. `patch` may change the header."""
-    header, data = {}, b""
-    for name, shape in tensors:
-        values = [1.0 if name.endswith("LayerNorm.weight") else 0.2 * math.sin(0.37 * i + len(name)) for i in range(math.prod(shape))]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
-        data += struct.pack(f"<{len(values)}f", *values)
-    if patch:
-        patch(header)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-def tokenizer():
-    vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, **{chr(97 + i): 4 + i for i in range(26)}}
-    template = [{"SpecialToken": {"id": "[CLS]"}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "[SEP]"}}]
-    return {"added_tokens": [], "normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": {"type": "TemplateProcessing", "single": template, "special_tokens": {"[CLS]": {"ids": [2]}, "[SEP]": {"ids": [3]}}},
-            "decoder": {"type": "WordPiece"}, "model": {"type": "WordPiece", "vocab": vocab}}
-
-
 class CommandLineTest(unittest.TestCase):
     def setUp(self):
         self.scratch = tempfile.TemporaryDirectory(prefix="lathe-command-line-")
         self.addCleanup(self.scratch.cleanup)
-        self.write("model/config.json", json.dumps(CONFIG))
-        self.write("model/model.safetensors", safetensors(list(parameters())))
-        self.write("model/tokenizer.json", json.dumps(tokenizer()))
-        rows = [{"text": " ".join(chr(97 + (i * 7 + j) % 26) for j in range(3 + i % 9)), "label": "yes" if i % 3 else "no"} for i in range(60)]
-        self.write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        self.recipe = {"model": {"path": "model", "task": "classification"}, "adapter": {"type": "lora", "rank": 2, "alpha": 4},
-                       "data": {"train": "train.jsonl", "eval": "train.jsonl"}, "optimizer": {"lr": 0.01}, "training": {"epochs": 1, "batch_size": 8},
-                       "output": {"dir": self.path("run")}}
-        self.write("recipe.yaml", json.dumps(self.recipe))
+        self.recipe = small_model.write_small_run(self.scratch.name)
 
     def path(self, name):
         return os.path.join(self.scratch.name, name)
 
     def write(self, name, content):
-        path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
-        return path
+        return small_model.write(self.scratch.name, name, content)
 
     def lathe(self, *words, code=0, env=None):
         done = subprocess.run([LATHE, *words], capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})})
@@ -135,13 +80,13 @@ class CommandLineTest(unittest.TestCase):
     # --- checkpoints ---
 
     def test_damaged_weights(self):
-        good = safetensors(list(parameters()))
+        good = small_model.safetensors(list(small_model.parameters()))
         for content, pattern in [
                 (good[:-8], "model.safetensors: "), (good[:40], "model.safetensors: "), (b"", "is empty"), (good + b"x", "model.safetensors: "),
                 (b"PK\x03\x04" + bytes(200), "holds pickled data"), (b"version https://git-lfs.github.com/spec/v1\noid x\n", "Git LFS pointer"),
                 (struct.pack("<Q", 2**63) + b"{}", "model.safetensors: "),
-                (safetensors(list(parameters()), lambda h: h["bert.pooler.dense.bias"].update(data_offsets=[0, 64])), "overlap|hole|lie"),
-                (safetensors(list(parameters()), lambda h: h["bert.pooler.dense.bias"].update(shape=[2**40, 2**40])), "overflow"),
+                (small_model.safetensors(list(small_model.parameters()), lambda h: h["bert.pooler.dense.bias"].update(data_offsets=[0, 64])), "overlap|hole|lie"),
+                (small_model.safetensors(list(small_model.parameters()), lambda h: h["bert.pooler.dense.bias"].update(shape=[2**40, 2**40])), "overflow"),
         ]:
             with self.subTest(pattern=pattern, size=len(content)):
                 self.write("model/model.safetensors", content)
@@ -152,7 +97,7 @@ class CommandLineTest(unittest.TestCase):
         os.rename(self.path("model/model.safetensors"), self.path("model/pytorch_model.bin"))
         self.refused(3, "pytorch_model.bin: holds pickled weights", "validate", self.path("recipe.yaml"))
         os.remove(self.path("model/pytorch_model.bin"))
-        index = {"weight_map": {name: "model-00001-of-00002.safetensors" for name, _ in parameters()}}
+        index = {"weight_map": {name: "model-00001-of-00002.safetensors" for name, _ in small_model.parameters()}}
         self.write("model/model.safetensors.index.json", json.dumps(index))
         self.refused(3, "model-00001-of-00002.safetensors: no such file", "validate", self.path("recipe.yaml"))
         index["weight_map"]["bert.pooler.dense.bias"] = "../../secret.safetensors"
@@ -164,7 +109,7 @@ class CommandLineTest(unittest.TestCase):
                                     ("num_attention_heads", 3, "a multiple of num_attention_heads"), ("vocab_size", -5, "vocab_size: expected an integer"),
                                     ("model_type", "gpt99", "is not supported yet"), ("hidden_act", "relu6", "hidden_act"), ("num_hidden_layers", 3.5, "num_hidden_layers")]:
             with self.subTest(key=key, value=value):
-                self.write("model/config.json", json.dumps({**CONFIG, key: value}))
+                self.write("model/config.json", json.dumps({**small_model.CONFIG, key: value}))
                 self.refused(3, pattern, "validate", self.path("recipe.yaml"))
 
     # --- data ---

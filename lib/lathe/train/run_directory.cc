@@ -123,6 +123,11 @@ std::optional<std::string> RunDirectory::recipe_text() const {
 
 std::string RunDirectory::append_metrics(const Json& line) {
   metrics_.waiting += line.dump() + "\n";
+  return flush_metrics();
+}
+
+std::string RunDirectory::flush_metrics() {
+  if (metrics_.waiting.empty()) return "";
   const fs::path file = path_ / "metrics.jsonl";
   const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (descriptor < 0) return std::strerror(errno);

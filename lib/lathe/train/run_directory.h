@@ -35,6 +35,8 @@ class RunDirectory {
   /// Appends one line to metrics.jsonl. Where that fails (a full disk) the line waits in memory for the next call and
   /// the reason is returned; nothing in the file is torn.
   std::string append_metrics(const Json& line);
+  /// Tries again to write the lines that wait.
+  std::string flush_metrics();
   /// How much of metrics.jsonl a checkpoint counts on, and the lines that wait.
   struct MetricsPosition {
     uint64_t bytes = 0;

@@ -97,6 +97,7 @@ class Run {
 
   void run() {
     observer_.on_start(state_.step, num_steps_);
+    warn_about_metrics(directory_.flush_metrics());
     if (is_finished() && has_results())
       return observer_.on_warning(directory_.path().string() + ": this run is finished");
     last_checkpoint_ = Clock::now();
@@ -107,6 +108,7 @@ class Run {
       if (checkpoint_is_due()) begin_checkpoint();
     }
     finish_checkpoint(/*required=*/true);
+    warn_about_metrics(directory_.flush_metrics());
     publish_results();
   }
 
@@ -131,8 +133,9 @@ class Run {
     if (state_.step == 1) warn_about_missing_gradients();
   }
 
-  void record(const Json& line) {
-    const std::string problem = directory_.append_metrics(line);
+  void record(const Json& line) { warn_about_metrics(directory_.append_metrics(line)); }
+
+  void warn_about_metrics(const std::string& problem) {
     if (!problem.empty() && !metrics_warned_)
       observer_.on_warning((directory_.path() / "metrics.jsonl").string() + ": cannot write: " + problem +
                            "; lines wait in memory, training goes on");
