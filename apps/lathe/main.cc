@@ -16,7 +16,8 @@ int run(const CommandLine& line, char** argv) {
                                                                             {"validate", run_validate},
                                                                             {"tokenize", run_tokenize},
                                                                             {"inspect", run_inspect},
-                                                                            {"doctor", run_doctor}};
+                                                                            {"doctor", run_doctor},
+                                                                            {"report", run_report}};
   if (const auto found = kVerbs.find(line.verb); found != kVerbs.end()) return found->second(line);
   if (line.verb == "train")
     recipe::load(line.recipe, line.overrides);  // a mistake in the recipe need not wait for LibTorch

@@ -1,0 +1,172 @@
+"""The page of `lathe report` in a browser: every chart is drawn, in light and dark, on a desk and on a phone, and nothing is loaded or run beside.
+
+    LATHE=build/release/bin/lathe CHROMIUM=chromium python3 tests/apps/report_page.py
+"""
+import http.server
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import tempfile
+import threading
+import unittest
+import zlib
+
+LATHE, CHROMIUM = os.environ["LATHE"], os.environ["CHROMIUM"]
+LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
+CHARTS = ["loss", "lr", "grad_norm", "throughput", "memory", "eval_0", "eval_1", "eval_2"]
+
+
+def metrics(steps):
+    for step in range(1, steps + 1):
+        loss = 0.7 * math.exp(-step / 40) + 0.05 * math.sin(step * 1.7) ** 2
+        yield dict(step=step, epoch=step / steps, loss=None if step == 17 else loss, lr=2e-3 * (1 - step / steps), grad_norm=1 + math.sin(step),
+                   tokens=1900, seconds=0.3, tokens_per_second=6300 + 90 * math.sin(step), peak_rss_bytes=450_000_000 + 40_000 * step)
+        if step % 20 == 0:
+            yield dict(step=step, epoch=step / steps, eval_loss=0.6 * math.exp(-step / 50), accuracy=1 - 0.4 * math.exp(-step / 50), f1=1 - 0.5 * math.exp(-step / 50))
+
+
+def pixels(path):
+    """The rows of RGB pixels of an 8-bit PNG."""
+    with open(path, "rb") as file:
+        data = file.read()
+    width, height, _, kind = struct.unpack(">IIBB", data[16:26])
+    depth = {2: 3, 6: 4}[kind]
+    at, packed = 8, b""
+    while at < len(data):
+        length, name = struct.unpack(">I4s", data[at:at + 8])
+        if name == b"IDAT":
+            packed += data[at + 8:at + 8 + length]
+        at += 12 + length
+    raw, stride = zlib.decompress(packed), width * depth
+    above, out = bytearray(stride), []
+    for row in range(height):
+        start = row * (stride + 1)
+        line, mode = bytearray(raw[start + 1:start + 1 + stride]), raw[start]
+        for i in range(stride):
+            left, up, corner = (line[i - depth] if i >= depth else 0), above[i], (above[i - depth] if i >= depth else 0)
+            guess = left + up - corner
+            paeth = min((abs(guess - left), 0, left), (abs(guess - up), 1, up), (abs(guess - corner), 2, corner))[2]
+            line[i] = (line[i] + (0, left, up, (left + up) // 2, paeth)[mode]) & 255
+        out.append([tuple(line[i:i + 3]) for i in range(0, stride, depth)])
+        above = line
+    return out
+
+
+class ReportPageTest(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory(prefix="lathe-report-")
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        self.first, self.second = self.run_directory("first", 120), self.run_directory("<b>second & last", 60)
+
+    def run_directory(self, name, steps):
+        path = os.path.join(self.folder, name)
+        os.mkdir(path)
+        with open(os.path.join(path, "metrics.jsonl"), "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in metrics(steps))
+        with open(os.path.join(path, "recipe.yaml"), "w", encoding="utf-8") as file:
+            file.write(f"optimizer:\n  lr: {1 / steps}\n")
+        with open(os.path.join(path, "run.json"), "w", encoding="utf-8") as file:
+            json.dump({"environment": {"threads": "2"}, "planned": {"peak_bytes": 460_000_000}, "measured": {"peak_bytes": 455_000_000},
+                       "adapter_norms": {f"layer.{i}.query": 0.1 * i for i in range(6)}}, file)
+        return path
+
+    def report(self, *runs):
+        out = os.path.join(self.folder, "page.html")
+        done = subprocess.run([LATHE, "report", *runs, "--out", out], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (0, out + "\n"), done.stderr)
+        return out
+
+    def browse(self, page, *options):
+        """Opens a page; returns what it wrote to stdout and the messages of its console."""
+        done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
+                               "--user-data-dir=" + os.path.join(self.folder, "profile"), "--enable-logging=stderr", "--virtual-time-budget=3000", *options,
+                               "file://" + page], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    def assert_drawn(self, page, width, scheme):
+        dom, console = self.browse(page, "--dump-dom", f"--window-size={width},844", scheme)
+        self.assertEqual(console, [])
+        figures = re.findall(r'<figure id="chart-(\w+)">(.*?)</figure>', dom, re.S)
+        self.assertEqual([name for name, _ in figures], CHARTS)
+        for name, content in figures:
+            sizes = re.findall(r'<canvas width="(\d+)" height="(\d+)"', content)
+            self.assertEqual(len(sizes), 1, name)
+            self.assertTrue(100 < int(sizes[0][0]) <= width and int(sizes[0][1]) > 100, f"{name}: {sizes}")
+        self.assertNotIn("<b>second", dom)
+        return dom
+
+    def test_every_chart_is_drawn_wide_and_narrow_light_and_dark(self):
+        for page in (self.report(self.first), self.report(self.first, self.second)):
+            for width in (1280, 500):  # no window is narrower than 500, only pictures are
+                for scheme in (LIGHT, DARK):
+                    with self.subTest(page=page, width=width, scheme=scheme):
+                        self.assert_drawn(page, width, scheme)
+
+    def test_a_phone_shows_it_all_in_the_colours_of_the_scheme(self):
+        page, picture = self.report(self.first, self.second), os.path.join(self.folder, "page.png")
+        for scheme, background, curve in ((LIGHT, (0xF6, 0xF7, 0xF9), (0x1F, 0x6F, 0xD1)), (DARK, (0x10, 0x14, 0x1A), (0x6C, 0xAB, 0xFF))):
+            with self.subTest(scheme=scheme):
+                _, console = self.browse(page, "--screenshot=" + picture, "--window-size=390,1300", scheme)
+                self.assertEqual(console, [])
+                rows = pixels(picture)
+                self.assertEqual(len(rows[0]), 390)
+                self.assertEqual({pixel for row in rows for pixel in row[-10:]}, {background})  # the margin: nothing sticks out
+                self.assertGreater(sum(row.count(curve) for row in rows), 200)
+
+    def test_the_policy_stops_what_does_not_belong(self):
+        """Markup that had slipped in could neither run nor load."""
+        requests = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                requests.append(self.path)
+                self.send_error(404)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        url = f"http://127.0.0.1:{server.server_port}"
+        page = self.report(self.first)
+        with open(page, encoding="utf-8") as file:
+            text = file.read()
+        smuggled = f"<img src='{url}/image'><link rel=stylesheet href='{url}/style'><script src='{url}/script'></script><script>fetch('{url}/fetch')</script>"
+        with open(page, "w", encoding="utf-8") as file:
+            file.write(text.replace("</main>", smuggled + "</main>"))
+        dom, console = self.browse(page, "--dump-dom")
+        self.assertEqual(requests, [])
+        self.assertEqual(len(console), 4, console)
+        self.assertIn("<canvas", dom)
+
+    def test_unfinished_runs_have_pages(self):
+        for name, content in (("empty", ""), ("one", '{"step":1,"loss":0.5}\n'), ("cut", '{"step":1,"loss":0.5}\n{"step":2,"lo')):
+            with self.subTest(name):
+                path = os.path.join(self.folder, name)
+                os.mkdir(path)
+                with open(os.path.join(path, "metrics.jsonl"), "w", encoding="utf-8") as file:
+                    file.write(content)
+                dom, console = self.browse(self.report(path), "--dump-dom")
+                self.assertEqual(console, [])
+                self.assertEqual("<canvas" in dom, name != "empty")
+                self.assertEqual("damaged line" in dom, name == "cut")
+
+    def test_the_page_goes_beside_the_run_and_mistakes_have_exit_codes(self):
+        done = subprocess.run([LATHE, "report", self.first], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (0, os.path.join(self.first, "report.html") + "\n"))
+        self.assertIn("warning: ", done.stderr)
+        done = subprocess.run([LATHE, "report", self.folder], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (3, ""))
+        self.assertRegex(done.stderr, r"^error: .*: not a run directory: no metrics.jsonl")
+        self.assertEqual(subprocess.run([LATHE, "report"], capture_output=True).returncode, 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
