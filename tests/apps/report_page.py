@@ -146,6 +146,20 @@ class ReportPageTest(unittest.TestCase):
         self.assertEqual(len(console), 4, console)
         self.assertIn("<canvas", dom)
 
+    def test_a_switch_hides_its_run_in_every_chart(self):
+        page = self.report(self.first, self.second)
+        with open(page, encoding="utf-8") as file:
+            text = re.sub("<meta http-equiv[^>]*>", "", file.read())
+        with open(page, "w", encoding="utf-8") as file:
+            file.write(text.replace("</body>", "<script>document.querySelector('.runs button').click()</script></body>"))
+        dom, console = self.browse(page, "--dump-dom")
+        self.assertEqual(console, [])
+        self.assertEqual(re.findall(r'<button[^>]* aria-pressed="(\w+)"', dom), ["false", "true"])
+        for name, content in re.findall(r'<figure id="chart-(\w+)">(.*?)</figure>', dom, re.S):
+            rows = re.findall(r'<tr class="u-series([^"]*)"><th><div class="u-marker"[^>]*></div><div class="u-label">([^<]*)', content)
+            self.assertEqual({("u-off" in classes, label.split(",")[0]) for classes, label in rows if label != "step"},
+                             {(True, "first"), (False, "&lt;b&gt;second &amp; last")}, name)
+
     def test_unfinished_runs_have_pages(self):
         for name, content in (("empty", ""), ("one", '{"step":1,"loss":0.5}\n'), ("cut", '{"step":1,"loss":0.5}\n{"step":2,"lo')):
             with self.subTest(name):

@@ -122,6 +122,31 @@ TEST(RenderPage, EscapesHostileText) {
   }
 }
 
+TEST(RenderPage, ShowsWhatRunJsonHolds) {
+  report::Run run = made_run("first", 2);
+  EXPECT_THAT(render_page({run}), Not(HasSubstr("class=\"facts\"")));
+  run.details = {{"environment", {{"threads", "2"}}},
+                 {"planned", {{"peak_bytes", 1536}, {"parts", {1, 2}}, {"none", nullptr}}},
+                 {"adapter_norms", {{"layer.0", 2.0}, {"layer.1", -1.0}, {"layer.2", nullptr}}},
+                 {"seed", 7}};
+  const std::string page = render_page({run});
+  for (const char* part :
+       {"<h2>Environment</h2>", "threads</th><td>2</td>", "<h2>Planned</h2>", "peak_bytes</th><td>1.5 KiB</td>",
+        "parts</th><td>[1,2]</td>", "none</th><td>&ndash;</td>", "<h2>Adapter norms</h2>", "<rect width=\"100%\"",
+        "<rect width=\"50%\"", "layer.2</th><td>&ndash;</td>", "<h2>Other</h2>", "seed</th><td>7</td>"})
+    EXPECT_THAT(page, HasSubstr(part));
+}
+
+TEST(RenderPage, BoundsHugeRunJson) {
+  report::Run run = made_run("first", 2);
+  Json::object_t many;
+  for (int i = 0; i < 200000; ++i) many.push_back({"member" + std::to_string(i), Json{{"x", i}}});
+  run.details = Json(std::move(many));
+  const std::string page = render_page({run});
+  EXPECT_LT(page.size(), size_t{1} << 20);
+  EXPECT_THAT(page, HasSubstr("199968 more objects of run.json are left out."));
+}
+
 TEST(RenderPage, MarksNonFiniteValuesAsGaps) {
   report::Run run = made_run("first", 3);
   run.steps.columns[0].second[1] = std::numeric_limits<double>::infinity();

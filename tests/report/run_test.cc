@@ -126,7 +126,9 @@ TEST(FinalFigures, SumARunUp) {
                                      "{\"step\":1,\"epoch\":0.5,\"eval_loss\":0.25,\"accuracy\":0.5}\n"
                                      "{\"step\":2,\"epoch\":1.0,\"eval_loss\":0.5,\"accuracy\":0.75}\n");
   std::string all;
-  for (const Figure& figure : final_figures(read_run(scratch.path()))) all += figure.label + "=" + figure.text + "; ";
+  for (const Figure& figure : final_figures(read_run(scratch.path()))) {
+    all += figure.label + "=" + figure.text + (figure.place.empty() ? "" : " at " + figure.place) + "; ";
+  }
   EXPECT_EQ(all,
             "Final loss=0.5; Best eval_loss=0.25 at step 1; Best accuracy=0.75 at step 2; Steps=2; Epochs=1; "
             "Tokens per second=40; Time in steps=4 s; Peak memory=2.0 MiB; ");

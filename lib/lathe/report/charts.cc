@@ -118,17 +118,24 @@ std::vector<Chart> measure_charts(const std::vector<Run>& runs) {
 std::vector<Chart> make_charts(const std::vector<Run>& runs) {
   std::vector<Chart> charts;
   charts.push_back(loss_chart(runs));
-  charts.push_back(
-      step_chart(runs, "lr", {.id = "lr", .title = "Learning rate", .y_label = "learning rate", .from_zero = true}));
+  charts.push_back(step_chart(runs, "lr",
+                              {.id = "lr",
+                               .title = "Learning rate",
+                               .note = "As used in each step.",
+                               .y_label = "learning rate",
+                               .from_zero = true}));
   charts.push_back(step_chart(runs, "grad_norm",
                               {.id = "grad_norm",
                                .title = "Gradient norm",
                                .note = "Of all gradients together, before clipping.",
                                .y_label = "norm",
                                .from_zero = true}));
-  charts.push_back(
-      step_chart(runs, "tokens_per_second",
-                 {.id = "throughput", .title = "Throughput", .y_label = "tokens per second", .from_zero = true}));
+  charts.push_back(step_chart(runs, "tokens_per_second",
+                              {.id = "throughput",
+                               .title = "Throughput",
+                               .note = "Tokens without padding, by the time of the step.",
+                               .y_label = "tokens per second",
+                               .from_zero = true}));
   charts.push_back(memory_chart(runs));
   std::vector<Chart> measures = measure_charts(runs);
   std::move(measures.begin(), measures.end(), std::back_inserter(charts));

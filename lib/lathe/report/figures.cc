@@ -50,9 +50,10 @@ void add_measures(const Run& run, std::vector<Figure>& figures) {
     const Better better = direction(name);
     const size_t best = best_of(values, better);
     if (best == values.size()) continue;
-    std::string text = format_number(values[best]);
-    if (values.size() > 1) text += " at step " + format_number(run.evaluations.step[best]);
-    figures.push_back({(better == Better::Neither ? "Last " : "Best ") + name, text, values[best], better});
+    const std::string place =
+        values.size() == 1 ? "" : "step " + std::to_string(static_cast<int64_t>(run.evaluations.step[best]));
+    figures.push_back({(better == Better::Neither ? "Last " : "Best ") + name, format_number(values[best]),
+                       values[best], better, place});
   }
 }
 

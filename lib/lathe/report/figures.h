@@ -16,6 +16,7 @@ struct Figure {
   std::string text;  ///< the number as people read it, with its unit
   double value = 0;
   Better better = Better::Neither;
+  std::string place = {};  ///< where the run had it, "step 300", when that is not the end
 };
 
 /// A run's figures in the order of the page: loss, the best of each measure, steps, tokens, time, memory. What the run

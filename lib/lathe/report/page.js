@@ -1,4 +1,5 @@
-// Draws the page's charts with uPlot from the JSON in #data, in the colours of the style sheet.
+// Draws the page's charts with uPlot from the JSON in #data, in the colours of the style sheet. A legend shows the values under the cursor,
+// and the last ones where there is none.
 (() => {
   "use strict";
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -12,7 +13,7 @@
   function formatNumber(value) {
     const size = Math.abs(value);
     if (size === 0) return "0";
-    if (size < 1e-3 || size >= 1e7) return trimmed(value.toExponential(3)).replace("e+", "e");
+    if (size < 1e-4 || size >= 1e7) return trimmed(value.toExponential(3)).replace("e+", "e");
     if (size >= 1e3) return Math.round(value).toLocaleString("en");
     const text = value.toPrecision(4);
     return text.includes(".") ? trimmed(text) : text;
@@ -29,15 +30,16 @@
     const colour = css("--run-" + curve.run % 8);
     const faint = curve.kind === "raw";
     const cycle = Math.floor(curve.run / 8);
+    const last = curve.y.filter(y => y !== null).at(-1);
     return {
       label: several ? data.runs[curve.run] + (curve.kind === "limit" ? ", " + curve.label : "") : curve.label,
       class: several && faint ? "quiet" : "curve",
       stroke: faint ? colour + "55" : colour,
-      width: faint || curve.kind === "limit" ? 1 : 2,
-      dash: curve.kind === "limit" ? [6, 4] : cycle > 0 ? [4 * cycle, 3] : undefined,
+      width: faint || curve.kind === "limit" ? 1 : 1.5,
+      dash: curve.kind === "limit" ? (curve.label === "measured peak" ? [2, 3] : [8, 4]) : cycle > 0 ? [4 * cycle, 3] : undefined,
       points: curve.kind === "points" ? {show: true, size: 7, fill: colour, stroke: colour} : {show: curve.x.length === 1, size: 7, fill: colour},
       show: !hidden.has(curve.run),
-      value: (_, value) => value == null ? "\u2013" : format(value),
+      value: (_, value, __, index) => index == null ? format(last) : value == null ? "\u2013" : format(value),
     };
   }
 
@@ -45,7 +47,7 @@
     return (_, low, high) => {
       if (low == null) return [0, 1];
       const bottom = chart.from_zero ? Math.min(0, low) : low;
-      const pad = 0.06 * (high - bottom || Math.abs(high) || 1);
+      const pad = 0.06 * (high - bottom) || 0.01 * Math.abs(high) || 1;
       return [chart.from_zero && low >= 0 ? 0 : bottom - pad, high + pad];
     };
   }
@@ -61,11 +63,12 @@
     const size = () => ({width: Math.max(place.clientWidth, 200), height: 260});
     const yAxis = {size: chart.bytes ? 72 : 62, values: (_, splits) => splits.map(format)};
     if (chart.bytes) yAxis.incrs = Array.from({length: 50}, (_, power) => 2 ** power);
+    const lastStep = Math.max(...chart.curves.map(curve => curve.x.at(-1)));
     const options = {
       ...size(),
       scales: {x: {time: false}, y: {range: yRange(chart)}},
-      axes: [axis("step", {values: (_, splits) => splits.map(step => Number.isInteger(step) ? formatNumber(step) : "")}), axis(chart.y_label, yAxis)],
-      series: [{label: "step", value: (_, step) => step == null ? "\u2013" : step.toLocaleString("en")}, ...chart.curves.map(curve => series(curve, format))],
+      axes: [axis("step", {size: 32, values: (_, splits) => splits.map(step => Number.isInteger(step) ? formatNumber(step) : "")}), axis(chart.y_label, yAxis)],
+      series: [{label: "step", value: (_, step) => (step ?? lastStep).toLocaleString("en")}, ...chart.curves.map(curve => series(curve, format))],
       cursor: {sync: {key: "steps", setSeries: false}, points: {size: 7}},
     };
     // Curves have steps of their own: a join marks what a curve lacks as undefined, which, unlike null, is no gap.

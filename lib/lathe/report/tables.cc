@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"
@@ -14,7 +15,7 @@ namespace lathe::report {
 namespace {
 
 constexpr size_t kMaxRows = 2000;
-constexpr size_t kMaxMembers = 32;
+constexpr size_t kMaxSections = 32;
 
 std::string html(std::string_view text) { return escape_html(printable(text)); }
 
@@ -65,47 +66,54 @@ std::string section(const std::string& title, const std::string& content) {
   return content.empty() ? "" : "<section>\n<h2>" + title + "</h2>\n" + content + "</section>\n";
 }
 
-// The names in all of the runs' objects of that name in run.json, in order of appearance.
-std::vector<std::string> member_names(const std::vector<Run>& runs, const std::string& member) {
-  std::vector<std::string> names;
-  std::unordered_map<std::string, bool> seen;
-  for (const Run& run : runs) {
-    const auto found = run.details.find(member);
-    if (found == run.details.end() || !found->is_object()) continue;
-    for (const auto& item : found->items()) {
-      if (seen.try_emplace(item.key(), true).second) names.push_back(item.key());
+// What run.json's object of some name holds in each run: by name, as finding each of n members of an ordered object
+// takes n² steps.
+struct Members {
+  std::vector<std::string> names;  // of all runs, in order of appearance
+  std::vector<std::unordered_map<std::string, const Json*>> of_run;
+
+  const Json* find(size_t run, const std::string& name) const {
+    const auto found = of_run[run].find(name);
+    return found == of_run[run].end() ? nullptr : found->second;
+  }
+};
+
+Members members_of(const std::vector<const Json*>& objects) {
+  Members members{{}, std::vector<std::unordered_map<std::string, const Json*>>(objects.size())};
+  std::unordered_set<std::string> seen;
+  for (size_t i = 0; i < objects.size(); ++i) {
+    if (objects[i] == nullptr || !objects[i]->is_object()) continue;
+    for (const auto& item : objects[i]->items()) {
+      if (seen.insert(item.key()).second) members.names.push_back(item.key());
+      members.of_run[i].emplace(item.key(), &item.value());
     }
   }
-  return names;
+  return members;
 }
 
-// run.json's objects by name: finding each of n members of an ordered object takes n² steps.
-std::vector<std::unordered_map<std::string, const Json*>> members_by_name(const std::vector<Run>& runs,
-                                                                          const std::string& member) {
-  std::vector<std::unordered_map<std::string, const Json*>> maps(runs.size());
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const auto found = runs[i].details.find(member);
-    if (found == runs[i].details.end() || !found->is_object()) continue;
-    for (const auto& item : found->items()) maps[i].emplace(item.key(), &item.value());
-  }
-  return maps;
+Members members_of(const std::vector<Run>& runs) {
+  std::vector<const Json*> objects;
+  for (const Run& run : runs) objects.push_back(&run.details);
+  return members_of(objects);
 }
 
-std::string value_cell(const std::string& name, const Json& value) {
-  if (value.is_string()) return html(value.get_ref<const std::string&>());
-  if (value.is_number()) return html(format_named(name, value.get<double>()));
-  return html(value.dump());
+Members members_of(const Members& details, const std::string& name) {
+  std::vector<const Json*> objects;
+  for (size_t i = 0; i < details.of_run.size(); ++i) objects.push_back(details.find(i, name));
+  return members_of(objects);
 }
 
-std::string member_table(const std::vector<Run>& runs, const std::string& member) {
-  const auto maps = members_by_name(runs, member);
+std::string value_cell(const std::string& name, const Json* value) {
+  if (value == nullptr || value->is_null()) return "";
+  if (value->is_string()) return html(value->get_ref<const std::string&>());
+  if (value->is_number()) return html(format_named(name, value->get<double>()));
+  return html(value->dump());
+}
+
+std::string details_table(const std::vector<Run>& runs, const Members& members) {
   RunTable table(runs, "details", "");
-  for (const std::string& name : member_names(runs, member)) {
-    table.add_row(name, [&](size_t i) {
-      const auto found = maps[i].find(name);
-      return found == maps[i].end() ? "" : value_cell(name, *found->second);
-    });
-  }
+  for (const std::string& name : members.names)
+    table.add_row(name, [&](size_t i) { return value_cell(name, members.find(i, name)); });
   return table.empty() ? "" : table.finish();
 }
 
@@ -115,12 +123,11 @@ std::string bar(double share, size_t run) {
          format_number(100 * share) + "%\" height=\"100%\" rx=\"2\"/></svg>";
 }
 
-double largest_norm(const std::vector<std::unordered_map<std::string, const Json*>>& maps) {
+double largest_magnitude(const Members& members) {
   double largest = 0;
-  for (const auto& norms : maps) {
-    for (const auto& [name, value] : norms) {
-      if (value->is_number() && std::isfinite(value->get<double>()))
-        largest = std::max(largest, std::abs(value->get<double>()));
+  for (const auto& of_run : members.of_run) {
+    for (const auto& [name, value] : of_run) {
+      if (value->is_number()) largest = std::max(largest, std::abs(value->get<double>()));
     }
   }
   return largest;
@@ -197,23 +204,24 @@ std::string figures_section(const std::vector<Run>& runs) {
     table.add_row(label, [&](size_t i) -> std::string {
       const Figure* figure = find_figure(all[i], label);
       if (figure == nullptr) return "";
-      return is_best(all, *figure) ? "<strong>" + html(figure->text) + "</strong>" : html(figure->text);
+      std::string text = html(figure->text);
+      if (is_best(all, *figure)) text = "<strong>" + text + "</strong>";
+      return figure->place.empty() ? text : text + " <small>" + html(figure->place) + "</small>";
     });
   }
   return table.empty() ? "" : section("Final figures", table.finish());
 }
 
 std::string norms_section(const std::vector<Run>& runs) {
-  const auto maps = members_by_name(runs, "adapter_norms");
-  const double largest = largest_norm(maps);
+  const Members norms = members_of(members_of(runs), "adapter_norms");
+  const double largest = largest_magnitude(norms);
   RunTable table(runs, "norms", "module");
-  for (const std::string& module : member_names(runs, "adapter_norms")) {
+  for (const std::string& module : norms.names) {
     table.add_row(module, [&](size_t i) -> std::string {
-      const auto found = maps[i].find(module);
-      if (found == maps[i].end()) return "";
-      const std::string text = "<span>" + value_cell("", *found->second) + "</span>";
-      if (!found->second->is_number() || largest == 0) return text;
-      return bar(std::abs(found->second->get<double>()) / largest, i) + text;
+      const Json* norm = norms.find(i, module);
+      const std::string text = value_cell("", norm);
+      if (text.empty() || !norm->is_number() || largest == 0) return text;
+      return bar(std::abs(norm->get<double>()) / largest, i) + "<span>" + text + "</span>";
     });
   }
   return table.empty() ? "" : section("Adapter norms", table.finish());
@@ -233,21 +241,25 @@ std::string recipe_section(const std::vector<Run>& runs) {
 }
 
 std::string details_section(const std::vector<Run>& runs) {
-  std::vector<std::string> members;
-  for (const Run& run : runs) {
-    for (const auto& item : run.details.items()) {
-      if (item.key() != "adapter_norms" && std::find(members.begin(), members.end(), item.key()) == members.end() &&
-          members.size() < kMaxMembers)
-        members.push_back(item.key());
+  const Members details = members_of(runs);
+  std::string out;
+  size_t sections = 0;
+  RunTable others(runs, "details", "");
+  for (const std::string& name : details.names) {
+    const Members members = members_of(details, name);
+    if (members.names.empty()) {
+      others.add_row(name, [&](size_t i) { return value_cell(name, details.find(i, name)); });
+    } else if (name != "adapter_norms" && ++sections <= kMaxSections) {
+      std::string title = html(name);
+      if (title[0] >= 'a' && title[0] <= 'z') title[0] = static_cast<char>(title[0] - 'a' + 'A');
+      out += section(title, details_table(runs, members));
     }
   }
-  std::string out;
-  for (const std::string& member : members) {
-    std::string title = html(member);
-    if (!title.empty() && title[0] >= 'a' && title[0] <= 'z') title[0] = static_cast<char>(title[0] - 'a' + 'A');
-    out += section(title, member_table(runs, member));
-  }
-  return out;
+  if (!others.empty()) out += section("Other", others.finish());
+  if (sections > kMaxSections)
+    out += "<p class=\"note\">" + std::to_string(sections - kMaxSections) +
+           " more objects of run.json are left out.</p>\n";
+  return out.empty() ? "" : "<div class=\"facts\">\n" + out + "</div>\n";
 }
 
 }  // namespace lathe::report
