@@ -17,7 +17,7 @@ Json to_json(const Curve& curve) {
   Json x = Json::array(), y = Json::array();
   for (const double value : curve.series.x) x.push_back(static_cast<int64_t>(value));
   for (const double value : curve.series.y) y.push_back(std::isfinite(value) ? Json(value) : Json(nullptr));
-  return {{"label", curve.label},
+  return {{"label", printable(curve.label)},
           {"run", curve.run},
           {"kind", kKinds[static_cast<size_t>(curve.kind)]},
           {"x", x},

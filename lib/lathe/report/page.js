@@ -73,15 +73,11 @@
     };
     // Curves have steps of their own: a join marks what a curve lacks as undefined, which, unlike null, is no gap.
     const plot = new uPlot(options, uPlot.join(chart.curves.map(curve => [curve.x, curve.y])), place);
-    const observer = new ResizeObserver(() => requestAnimationFrame(() => {
-      if (plot.width !== size().width) plot.setSize(size());
-    }));
-    observer.observe(place);
-    return {plot, curves: chart.curves, remove: () => { observer.disconnect(); plot.destroy(); }};
+    return {plot, size, curves: chart.curves};
   }
 
   function drawAll() {
-    for (const drawn of plots) drawn.remove();
+    for (const {plot} of plots) plot.destroy();
     plots = data.charts.map(draw);
   }
 
@@ -101,5 +97,8 @@
     button.addEventListener("click", () => toggle(button));
   }
   drawAll();
+  addEventListener("resize", () => {
+    for (const {plot, size} of plots) plot.setSize(size());
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 })();
