@@ -101,7 +101,8 @@ class Parser {
         ->excludes(logits_text);
     logits->add_option("--out", line_.out, "File to write")->required();
     logits->add_flag("--truncate", line_.truncate, "Cut texts that are longer than the model allows");
-    logits->add_option("--compute", line_.compute, "Type of the products")->check(CLI::IsMember({"float32"}));
+    logits->add_option("--compute", line_.compute, "Type of the products")
+        ->check(CLI::IsMember({"float32", "bfloat16"}));
   }
 
   void add_file_verbs() {

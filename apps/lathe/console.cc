@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <filesystem>
 #include <iostream>
 #include <new>
 
@@ -30,6 +31,10 @@ int run_reporting(const std::function<int()>& action, const std::function<int(co
     return action();
   } catch (const Error& error) {
     return report(error);
+  } catch (const std::filesystem::filesystem_error& error) {
+    const bool full = error.code() == std::errc::no_space_on_device;
+    print_error(printable(error.path1().string() + ": " + error.code().message()));
+    return static_cast<int>(full ? ErrorKind::Resource : ErrorKind::Run);
   } catch (const std::bad_alloc&) {
     print_error("not enough memory");
     return static_cast<int>(ErrorKind::Resource);

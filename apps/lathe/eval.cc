@@ -20,8 +20,10 @@ recipe::Recipe recipe_of_run(const CommandLine& line) {
 
 train::Classifier classifier_of_run(const fs::path& run, const recipe::Recipe& recipe) {
   if (fs::exists(run / "adapter"))
-    return train::load_classifier(recipe.model.path.resolved, (run / "adapter").string());
-  if (fs::exists(run / "model")) return train::load_classifier((run / "model").string(), "");
+    return train::load_classifier(recipe.model.path.resolved, (run / "adapter").string(), recipe.model.dtype,
+                                  recipe.model.compute);
+  if (fs::exists(run / "model"))
+    return train::load_classifier((run / "model").string(), "", recipe.model.dtype, recipe.model.compute);
   throw data_error(run.string(), "has published nothing yet",
                    "let lathe train finish, with --resume if it was stopped");
 }
@@ -33,9 +35,10 @@ int run_eval(const CommandLine& line) {
   const recipe::Recipe recipe = is_run ? recipe_of_run(line) : recipe::load(line.recipe, line.overrides);
   const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
   const train::Classifier classifier =
-      is_run ? classifier_of_run(line.recipe, recipe)
-             : train::load_classifier(recipe.model.path.resolved,
-                                      recipe.adapter.from ? recipe.adapter.from->resolved : "");
+      is_run
+          ? classifier_of_run(line.recipe, recipe)
+          : train::load_classifier(recipe.model.path.resolved, recipe.adapter.from ? recipe.adapter.from->resolved : "",
+                                   recipe.model.dtype, recipe.model.compute);
   const data::TextClassificationData data = data::open_evaluation(recipe, resolved, classifier.labels);
   const train::Evaluation result =
       train::evaluate(classifier, data, *data.eval, static_cast<int64_t>(kInferenceBatchSize), {});

@@ -58,7 +58,9 @@ int run_logits(const CommandLine& line) {
   if (line.ids.empty() && line.text.empty() && line.jsonl.empty()) {
     throw Error(ErrorKind::Config, Diagnostic{"lathe logits", 0, 0, "", "expected --ids, --text or --jsonl", ""});
   }
-  const train::Classifier classifier = train::load_classifier(line.model, line.adapter);
+  const train::Classifier classifier =
+      train::load_classifier(line.model, line.adapter, recipe::StorageType::Auto,
+                             line.compute == "bfloat16" ? recipe::StorageType::BFloat16 : recipe::StorageType::Float32);
   const auto encodings = line.ids.empty() ? encode_inputs(line, classifier, line.truncate)
                                           : std::vector<text::Encoding>{parse_ids(line.ids, classifier)};
   std::vector<at::Tensor> rows;

@@ -90,5 +90,51 @@ TEST(Linear, RefusesAnInputOfAnotherWidth) {
   }
 }
 
+TEST(Linear, ComputesWithABfloat16WeightAsIfItWereFloat32) {
+  const auto linear = filled_linear(6, 4), rounded = filled_linear(6, 4);
+  rounded->weight.set_data(linear->weight.to(at::kBFloat16).to(at::kFloat));
+  linear->weight.requires_grad_(false);
+  linear->weight.set_data(linear->weight.to(at::kBFloat16));
+  linear->set_precision({at::kBFloat16, at::kFloat});
+  const auto run = [](LinearImpl& layer) {
+    const Tensor x = ramp({3, 6}, 0.5).clone().requires_grad_();
+    const Tensor y = layer.forward(x);
+    (y * ramp({3, 4}, 1.3)).sum().backward();
+    return std::make_pair(y.detach(), x.grad());
+  };
+  const auto [y, dx] = run(*linear);
+  const auto [expected_y, expected_dx] = run(*rounded);
+  expect_identical(y, expected_y);
+  expect_identical(dx, expected_dx);
+}
+
+TEST(Linear, TrainsAFloat32MasterThatProductsSeeRounded) {
+  const auto linear = filled_linear(6, 4);
+  linear->weight.requires_grad_(true);
+  linear->set_precision({at::kBFloat16, at::kFloat});
+  const Tensor x = ramp({3, 6}, 0.5), grad = ramp({3, 4}, 1.3);
+  const Tensor y = linear->forward(x);
+  expect_identical(y, at::linear(x, linear->weight.to(at::kBFloat16).to(at::kFloat)) + linear->bias());
+  (y * grad).sum().backward();
+  EXPECT_EQ(linear->weight.grad().scalar_type(), at::kFloat);
+  testing::expect_close(linear->weight.grad(), grad.t().mm(x), 1e-6, 1e-6);
+}
+
+TEST(Linear, MultipliesInBfloat16WithinItsRounding) {
+  const auto linear = filled_linear(64, 8);
+  linear->weight.requires_grad_(true);
+  const Tensor x = ramp({5, 64}, 0.5).clone().requires_grad_();
+  const Tensor exact = linear->forward(x).detach();
+  linear->set_precision({at::kBFloat16, at::kBFloat16});
+  const Tensor y = linear->forward(x);
+  EXPECT_EQ(y.scalar_type(), at::kFloat);
+  // Each of 64 products of values up to 1 has three roundings of 2⁻⁹; their errors add up like a random walk.
+  testing::expect_close(y, exact, 0, 0.1);
+  EXPECT_FALSE(at::equal(y, exact));
+  y.sum().backward();
+  EXPECT_EQ(x.grad().scalar_type(), at::kFloat);
+  EXPECT_EQ(linear->weight.grad().scalar_type(), at::kFloat);
+}
+
 }  // namespace
 }  // namespace lathe::nn

@@ -98,6 +98,12 @@ void unmerge(torch::nn::Module& model) {
   for_each_layer(model, [](nn::LoRALinearImpl& layer) { layer.unmerge(); });
 }
 
+std::vector<std::pair<std::string, double>> update_norms(const torch::nn::Module& model) {
+  std::vector<std::pair<std::string, double>> norms;
+  for (const auto& [path, layer] : lora_layers(model)) norms.emplace_back(path, layer->update().norm().item<double>());
+  return norms;
+}
+
 NamedTensors trainable_parameters(const torch::nn::Module& model) {
   NamedTensors parameters;
   for (const auto& item : model.named_parameters()) {

@@ -32,6 +32,9 @@ void set_enabled(torch::nn::Module& model, bool enabled);
 void merge(torch::nn::Module& model);
 void unmerge(torch::nn::Module& model);
 
+/// The Frobenius norm of each adapter's update, ‖scaling · B A‖, by module path.
+std::vector<std::pair<std::string, double>> update_norms(const torch::nn::Module& model);
+
 /// The parameters that require a gradient, under their names in the tree.
 NamedTensors trainable_parameters(const torch::nn::Module& model);
 

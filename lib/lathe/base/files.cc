@@ -150,6 +150,18 @@ void write_file_atomically(const fs::path& path, std::string_view text) {
   file.commit();
 }
 
+void make_directories(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw_write_error(path, error.value());
+}
+
+void remove_tree(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) throw_write_error(path, error.value());
+}
+
 void publish_directory(const fs::path& path, const std::function<void(const fs::path&)>& fill) {
   const fs::path temporary = path.string() + temporary_suffix();
   std::error_code ignored;

@@ -62,6 +62,10 @@ class AtomicFile {
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
+/// A directory with its parents; removing a file or a whole tree, if there is one. Both throw as AtomicFile does.
+void make_directories(const std::filesystem::path& path);
+void remove_tree(const std::filesystem::path& path);
+
 /// Fills a directory under a temporary name (`NAME.tmp-PID`), syncs its files and renames it to `path`, which must not
 /// exist. Removes the temporary directory when `fill` throws.
 void publish_directory(const std::filesystem::path& path,

@@ -11,6 +11,7 @@
 #include "lathe/base/error.h"
 #include "lathe/base/random.h"
 #include "lathe/io/tensors.h"
+#include "lathe/nn/modules.h"
 
 namespace lathe::models {
 namespace {
@@ -26,6 +27,16 @@ void initialise_head(at::Tensor parameter, const std::string& name, uint64_t see
     parameter.set_data(at::zeros(parameter.sizes()));
   } else {
     fill_normal(parameter, kHeadStd, seed, name);
+  }
+}
+
+void set_precision(torch::nn::Module& model, nn::Precision precision, bool round_trained) {
+  for (const auto& module : model.modules()) {
+    if (auto* linear = dynamic_cast<nn::LinearImpl*>(module.get())) {
+      if (round_trained || !linear->weight.requires_grad()) linear->set_precision(precision);
+    } else if (auto* embedding = dynamic_cast<nn::EmbeddingImpl*>(module.get())) {
+      if (round_trained || !embedding->weight.requires_grad()) embedding->set_storage(precision.storage);
+    }
   }
 }
 
@@ -49,7 +60,19 @@ void fill_normal(at::Tensor parameter, double std, uint64_t seed, const std::str
   parameter.set_data(values);
 }
 
-void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed) {
+at::ScalarType stored_type(const arch::CheckpointMatch& match) {
+  const formats::TensorInfo* largest = nullptr;
+  for (const auto& item : match.items) {
+    if (item.tensor != nullptr && (largest == nullptr || item.tensor->info.num_bytes() > largest->num_bytes()))
+      largest = &item.tensor->info;
+  }
+  const bool half =
+      largest != nullptr && (largest->dtype == formats::Dtype::BF16 || largest->dtype == formats::Dtype::F16);
+  return half ? at::kBFloat16 : at::kFloat;
+}
+
+void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed, nn::Precision precision,
+                  bool round_trained) {
   const at::NoGradGuard no_grad;
   std::map<std::string, const arch::CheckpointMatch::Item*> items;
   for (const auto& item : match.items) items[item.parameter.name] = &item;
@@ -66,9 +89,12 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
       initialise_head(parameter, name, seed);
       continue;
     }
-    const at::Tensor tensor = files.tensor(*found->second->tensor).to(at::kFloat);
+    const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad();
+    const at::Tensor stored = files.tensor(*found->second->tensor);
+    const at::Tensor tensor = stored.to(frozen_matrix ? precision.storage : at::kFloat);
     parameter.set_data(parameter.requires_grad() ? tensor.clone() : tensor);
   }
+  set_precision(model, precision, round_trained);
 }
 
 }  // namespace lathe::models

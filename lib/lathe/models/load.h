@@ -9,10 +9,15 @@ namespace lathe::models {
 
 /// Fills a skeleton's hollow parameters from a checkpoint, one tensor at a time; adapters in the slots are left alone.
 /// Frozen parameters become views of the mapped file where dtype and alignment allow; parameters that will train are
-/// copied to float32. A new head is drawn from the counters: weight N(0, 0.02), bias zero, as in transformers' BERT.
-/// Throws Error{Data}, also when a parameter stays hollow: that is, when the model has one that the match does not
-/// know.
-void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed);
+/// copied to float32. Matrices are stored and multiplied under `precision`; those that train beside an adapter
+/// (round_trained false) are plain float32. A new head is drawn from the counters: weight N(0, 0.02), bias zero, as in
+/// transformers' BERT. Throws Error{Data}, also when a parameter stays hollow: that is, when the model has one that the
+/// match does not know.
+void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed,
+                  nn::Precision precision = {}, bool round_trained = false);
+
+/// bfloat16 when the largest tensor of the checkpoint is stored in 16 bits, else float32.
+at::ScalarType stored_type(const arch::CheckpointMatch& match);
 
 /// A parameter's name in the checkpoint: without the levels that adapters put in between.
 std::string checkpoint_name(std::string parameter_name);

@@ -283,32 +283,32 @@ std::shared_ptr<Frame> make_frame(const std::vector<Tensor>& inputs, CheckpointR
   return frame;
 }
 
-}  // namespace
-
-struct CheckpointRegion::Impl {
+// An open region: its hooks are on the stack.
+struct OpenRegion {
   std::unique_ptr<HookFactory> factory;
   bool outermost = false;
   HookScope scope;
 
-  Impl(std::unique_ptr<HookFactory> hooks, bool is_outermost)
+  OpenRegion(std::unique_ptr<HookFactory> hooks, bool is_outermost)
       : factory(std::move(hooks)), outermost(is_outermost), scope(*factory) {}
-  ~Impl() {
+  ~OpenRegion() {
     if (outermost) decisions() = {};
   }
 };
+
+}  // namespace
 
 CheckpointRegion::CheckpointRegion(Recompute policy, const std::vector<Tensor>& inputs, Rerun rerun) {
   if (policy == Recompute::None || !at::GradMode::is_enabled()) return;
   install_engine();
   if (policy == Recompute::Elementwise) {
-    impl_ = std::make_unique<Impl>(std::make_unique<ElementwiseFactory>(), false);
+    scope_ = std::make_shared<OpenRegion>(std::make_unique<ElementwiseFactory>(), false);
     return;
   }
   const bool outermost = decisions().values == nullptr;
-  impl_ = std::make_unique<Impl>(std::make_unique<DroppingFactory>(make_frame(inputs, std::move(rerun))), outermost);
+  scope_ =
+      std::make_shared<OpenRegion>(std::make_unique<DroppingFactory>(make_frame(inputs, std::move(rerun))), outermost);
 }
-
-CheckpointRegion::~CheckpointRegion() = default;
 
 bool recomputing() { return decisions().replaying; }
 

@@ -24,13 +24,11 @@ class CheckpointRegion {
  public:
   using Rerun = std::function<void(const std::vector<Tensor>&)>;
   CheckpointRegion(Recompute policy, const std::vector<Tensor>& inputs, Rerun rerun);
-  ~CheckpointRegion();
   CheckpointRegion(const CheckpointRegion&) = delete;
   CheckpointRegion& operator=(const CheckpointRegion&) = delete;
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<void> scope_;
 };
 
 /// y = fn(inputs), keeping for the backward pass only what `policy` says. Gradients equal those of fn(inputs) to the

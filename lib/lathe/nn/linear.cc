@@ -1,14 +1,56 @@
 #include "lathe/nn/linear.h"
 
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <utility>
 
 namespace lathe::nn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct LinearReference : torch::CustomClassHolder {
+  std::shared_ptr<LinearImpl> linear;
+};
+
+// x [N, in_features] -> x Wᵀ with a weight of another type than x. Never keeps a converted weight: it is converted
+// again in the backward pass. x is kept only for a weight that trains.
+struct ConvertedProduct : torch::autograd::Function<ConvertedProduct> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const c10::intrusive_ptr<LinearReference>& self) {
+    Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
+    self->linear->frozen_product(x, y);
+    if (weight.requires_grad()) ctx->save_for_backward({x});
+    ctx->saved_data["self"] = c10::IValue::make_capsule(self);
+    ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto self = c10::static_intrusive_pointer_cast<LinearReference>(ctx->saved_data["self"].toCapsule());
+    const Tensor grad = grads[0].contiguous();
+    Tensor dx, dweight;
+    if (ctx->needs_input_grad(0)) {
+      dx = at::empty({grad.size(0), self->linear->in_features()}, grad.options());
+      self->linear->frozen_input_gradient(grad, dx, /*accumulate=*/false);
+    }
+    if (ctx->needs_input_grad(1)) {
+      const Tensor x = ctx->get_saved_variables()[0];
+      const at::ScalarType compute = self->linear->precision().compute;
+      const at::ScalarType type = compute == at::kFloat ? x.scalar_type() : compute;
+      dweight = at::mm(grad.to(type).t(), x.to(type)).to(self->linear->weight.scalar_type());
+    }
+    return {dx, dweight, Tensor()};
+  }
+};
+
+}  // namespace
 
 Tensor hollow(at::IntArrayRef shape, at::ScalarType dtype) {
   return at::full({}, NAN, at::TensorOptions().dtype(dtype)).expand(shape);
@@ -46,18 +88,46 @@ LinearImpl::LinearImpl(const torch::nn::Linear& linear)
   if (linear->bias.defined()) bias_ = register_parameter("bias", linear->bias, linear->bias.requires_grad());
 }
 
-Tensor LinearImpl::product(const Tensor& x) {
-  check_input(x);
-  return at::linear(x, weight);
+Tensor LinearImpl::used_weight(const Tensor& x) const {
+  const at::ScalarType type = precision_.compute == at::kFloat ? x.scalar_type() : precision_.compute;
+  const bool rounds = precision_.storage != at::kFloat && weight.scalar_type() != precision_.storage;
+  return (rounds ? weight.to(precision_.storage) : weight).to(type);
 }
 
-void LinearImpl::frozen_product(const Tensor& x, Tensor out) const { at::mm_out(out, x, weight.t()); }
+bool LinearImpl::is_plain(const Tensor& x) const {
+  return weight.scalar_type() == x.scalar_type() && precision_.storage == at::kFloat &&
+         precision_.compute == at::kFloat;
+}
+
+Tensor LinearImpl::product(const Tensor& x) {
+  check_input(x);
+  if (is_plain(x)) return at::linear(x, weight);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = out_features();
+  const auto self = c10::make_intrusive<LinearReference>();
+  self->linear = std::static_pointer_cast<LinearImpl>(shared_from_this());
+  return ConvertedProduct::apply(x.reshape({-1, in_features()}), weight, self).view(shape);
+}
+
+void LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
+  const Tensor used = used_weight(x);
+  if (used.scalar_type() == out.scalar_type()) {
+    at::mm_out(out, x, used.t());
+  } else {
+    out.copy_(at::mm(x.to(used.scalar_type()), used.t()));
+  }
+}
 
 void LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const {
-  if (accumulate) {
-    dx.addmm_(grad, weight);
+  const Tensor used = used_weight(grad);
+  const bool converts = used.scalar_type() != grad.scalar_type();
+  if (converts) {
+    const Tensor product = at::mm(grad.to(used.scalar_type()), used);
+    accumulate ? dx.add_(product) : dx.copy_(product);
+  } else if (accumulate) {
+    dx.addmm_(grad, used);
   } else {
-    at::mm_out(dx, grad, weight);
+    at::mm_out(dx, grad, used);
   }
 }
 

@@ -51,7 +51,14 @@ class LinearBase : public torch::nn::Module {
   int64_t out_features_;
 };
 
-/// A dense linear map.
+/// How matrices are kept and multiplied. Vectors (biases, norms) are always float32.
+struct Precision {
+  at::ScalarType storage = at::kFloat;  ///< float32, or bfloat16: every use sees the weight rounded to it
+  at::ScalarType compute = at::kFloat;  ///< of the products; float32 means: the type of x
+};
+
+/// A dense linear map. Under storage bfloat16 a frozen weight is a bfloat16 tensor; one that trains is its float32
+/// master, rounded whenever it is used, so that small updates add up and the gradient is float32.
 ///
 /// State   weight [out_features, in_features], bias [out_features] or absent; hollow until loaded
 class LinearImpl : public LinearBase {
@@ -67,10 +74,18 @@ class LinearImpl : public LinearBase {
   Tensor dense_weight() const override { return weight; }
   void pretty_print(std::ostream& stream) const override;
 
+  void set_precision(Precision precision) { precision_ = precision; }
+  Precision precision() const { return precision_; }
+
   Tensor weight;
 
  private:
+  // The weight as a product with `x` uses it: rounded to storage, in the type of the computation.
+  Tensor used_weight(const Tensor& x) const;
+  bool is_plain(const Tensor& x) const;
+
   Tensor bias_;
+  Precision precision_;
 };
 TORCH_MODULE(Linear);
 

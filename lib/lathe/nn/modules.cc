@@ -159,7 +159,13 @@ EmbeddingImpl::EmbeddingImpl(int64_t num_embeddings, int64_t embedding_dim) : to
   weight = register_parameter("weight", hollow({num_embeddings, embedding_dim}));
 }
 
-Tensor EmbeddingImpl::forward(const Tensor& indices) const { return at::embedding(weight, indices); }
+Tensor EmbeddingImpl::forward(const Tensor& indices) const {
+  const Tensor rows = at::embedding(weight, indices);
+  if (rows.scalar_type() == at::kBFloat16) return rows.to(at::kFloat);
+  if (storage_ == at::kFloat) return rows;
+  // The rounded value with the gradient of the master; both steps are exact.
+  return rows + (rows.to(storage_).to(rows.scalar_type()) - rows).detach();
+}
 
 LayerNormImpl::LayerNormImpl(int64_t columns, double eps_) : torch::nn::Module("LayerNorm"), eps(eps_) {
   weight = register_parameter("weight", hollow({columns}));

@@ -14,8 +14,14 @@ namespace lathe::nn {
 class EmbeddingImpl : public torch::nn::Module {
  public:
   EmbeddingImpl(int64_t num_embeddings, int64_t embedding_dim);
+  /// float32 (float64 for a float64 weight), whatever the storage.
   Tensor forward(const Tensor& indices) const;
+  void set_storage(at::ScalarType storage) { storage_ = storage; }
+
   Tensor weight;
+
+ private:
+  at::ScalarType storage_ = at::kFloat;
 };
 TORCH_MODULE(Embedding);
 

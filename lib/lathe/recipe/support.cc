@@ -18,8 +18,6 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(model.init != Init::Checkpoint, "model.init", "checkpoint");
   unsupported(model.arch.has_value(), "model.arch", "a checkpoint's own config.json");
   unsupported(model.moe.has_value(), "model.moe", "none");
-  unsupported(model.dtype == StorageType::BFloat16, "model.dtype", "auto, float32");
-  unsupported(model.compute == StorageType::BFloat16, "model.compute", "auto, float32");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
   unsupported(quant.type != QuantType::None, "quant.type", "none");
@@ -33,7 +31,6 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
   unsupported(training.activation_checkpointing.kind == Checkpointing::Kind::Budget,
               "training.activation_checkpointing", "none, elementwise, full, {every: n}, {layers: m}");
-  unsupported(output.tensorboard, "output.tensorboard", "false");
   return mistakes;
 }
 

@@ -1,6 +1,7 @@
 #include "lathe/train/classifier.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/cpu/Utils.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -22,7 +23,7 @@ std::string classifier_config_text(const Classifier& classifier) {
   Json config = read_json_file(classifier.model_path + "/config.json", 16 << 20);
   config["architectures"] = {"BertForSequenceClassification"};
   config.erase("torch_dtype");
-  config["dtype"] = "float32";
+  config["dtype"] = classifier.precision.storage == at::kBFloat16 ? "bfloat16" : "float32";
   Json id2label = Json::object(), label2id = Json::object();
   for (size_t i = 0; i < classifier.labels.size(); ++i) {
     id2label[std::to_string(i)] = classifier.labels[i];
@@ -53,7 +54,27 @@ int64_t adapter_head_rows(const std::string& adapter) {
   return 0;
 }
 
+at::ScalarType scalar_type_of(recipe::StorageType type) {
+  return type == recipe::StorageType::BFloat16 ? at::kBFloat16 : at::kFloat;
+}
+
+bool has_bfloat16_matrix_units() {
+  const auto capabilities = at::cpu::get_cpu_capabilities();
+  const auto amx = capabilities.find("amx_bf16");
+  return amx != capabilities.end() && amx->second.toBool() && at::cpu::init_amx();
+}
+
 }  // namespace
+
+nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType compute,
+                                const arch::CheckpointMatch& match) {
+  using recipe::StorageType;
+  nn::Precision precision;
+  precision.storage = dtype == StorageType::Auto ? models::stored_type(match) : scalar_type_of(dtype);
+  const bool fast = precision.storage == at::kBFloat16 && has_bfloat16_matrix_units();
+  precision.compute = compute == StorageType::Auto ? (fast ? at::kBFloat16 : at::kFloat) : scalar_type_of(compute);
+  return precision;
+}
 
 Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                             const std::vector<std::string>& labels) {
@@ -73,12 +94,15 @@ Classifier build_classifier(const recipe::Recipe& recipe, const recipe::Resolved
   } else {
     for (Tensor& parameter : model.parameters()) parameter.requires_grad_(true);
   }
-  models::load_weights(model, arch::match_checkpoint(resolved.directory, resolved.config.arch, num_labels), seed);
+  const auto match = arch::match_checkpoint(resolved.directory, resolved.config.arch, num_labels);
+  classifier.precision = resolve_precision(recipe.model.dtype, recipe.model.compute, match);
+  models::load_weights(model, match, seed, classifier.precision, /*round_trained=*/!resolved.adapter);
   if (recipe.adapter.from) adapters::load(recipe.adapter.from->resolved, model, classifier.saved_modules);
   return classifier;
 }
 
-Classifier load_classifier(const std::string& model_path, const std::string& adapter) {
+Classifier load_classifier(const std::string& model_path, const std::string& adapter, recipe::StorageType dtype,
+                           recipe::StorageType compute) {
   const auto directory = formats::ModelDirectory::open(model_path);
   const arch::ModelConfig config = arch::read_model_config(directory.config_path());
   Classifier classifier;
@@ -109,7 +133,9 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
     for (const std::string& name : arch::head_modules(config.arch)) saved.push_back(name);
     classifier.saved_modules = adapters::train_modules(*classifier.model, saved);
   }
-  models::load_weights(*classifier.model, arch::match_checkpoint(directory, config.arch, num_labels), 0);
+  const auto match = arch::match_checkpoint(directory, config.arch, num_labels);
+  classifier.precision = resolve_precision(dtype, compute, match);
+  models::load_weights(*classifier.model, match, 0, classifier.precision, /*round_trained=*/!classifier.adapter);
   if (classifier.adapter) adapters::load(adapter, *classifier.model, classifier.saved_modules);
   for (Tensor& parameter : classifier.model->parameters()) parameter.requires_grad_(false);
   classifier.model->eval();
@@ -139,8 +165,10 @@ void save_model(const Classifier& classifier, const std::string& directory) {
   if (merge) adapters::merge(*classifier.model);
   io::NamedTensors tensors;
   for (const auto& item : classifier.model->named_parameters()) {
-    if (item.key().find(".lora_") == std::string::npos)
-      tensors.emplace_back(models::checkpoint_name(item.key()), item.value());
+    if (item.key().find(".lora_") != std::string::npos) continue;
+    const Tensor& value = item.value();
+    tensors.emplace_back(models::checkpoint_name(item.key()),
+                         value.dim() >= 2 ? value.to(classifier.precision.storage) : value);
   }
   io::write_safetensors(directory + "/model.safetensors", tensors);
   if (merge) adapters::unmerge(*classifier.model);

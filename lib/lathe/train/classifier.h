@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lathe/adapters/lora.h"
+#include "lathe/arch/checkpoint.h"
 #include "lathe/data/text_classification.h"
 #include "lathe/models/text_classifier.h"
 #include "lathe/recipe/resolve.h"
@@ -22,14 +23,22 @@ struct Classifier {
   std::optional<formats::AdapterConfig> adapter;  ///< none: no adapter
   std::vector<std::string> saved_modules;         ///< paths of the modules trained whole beside the adapters
   std::vector<std::string> labels;
+  nn::Precision precision;  ///< of the base's matrices
 };
+
+/// What model.dtype and model.compute mean for a checkpoint. Storage auto: as stored (float16 becomes bfloat16).
+/// Compute auto: bfloat16 for weights stored so, where the processor has matrix units for it (AMX), float32 elsewhere.
+nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType compute,
+                                const arch::CheckpointMatch& match);
 
 /// The model of a recipe, ready to train: skeleton, adapters, weights streamed in, new parts drawn from training.seed.
 Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                             const std::vector<std::string>& labels);
 
 /// A trained classifier, to be used: `adapter` may be empty. Throws Error{Data} when neither directory brings a head.
-Classifier load_classifier(const std::string& model, const std::string& adapter);
+Classifier load_classifier(const std::string& model, const std::string& adapter,
+                           recipe::StorageType dtype = recipe::StorageType::Auto,
+                           recipe::StorageType compute = recipe::StorageType::Float32);
 
 /// Packs encodings of samples into one batch.
 models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings);

@@ -92,7 +92,7 @@ void remove_leftovers(const fs::path& directory) {
   for (const auto& entry : fs::directory_iterator(directory)) {
     if (entry.path().filename().string().find(".tmp-") != std::string::npos) leftovers.push_back(entry.path());
   }
-  for (const fs::path& leftover : leftovers) fs::remove_all(leftover);
+  for (const fs::path& leftover : leftovers) remove_tree(leftover);
 }
 
 }  // namespace
@@ -157,10 +157,10 @@ fs::path RunDirectory::checkpoint_path(int64_t step) const {
 
 void RunDirectory::publish_checkpoint(int64_t step, const std::function<void(const fs::path&)>& fill) {
   const fs::path target = checkpoint_path(step);
-  fs::create_directories(target.parent_path());
+  make_directories(target.parent_path());
   if (fs::exists(target)) {
     if (verifies(target)) return;
-    fs::remove_all(target);
+    remove_tree(target);
   }
   publish_directory(target, [&](const fs::path& temporary) {
     fill(temporary);
@@ -171,7 +171,7 @@ void RunDirectory::publish_checkpoint(int64_t step, const std::function<void(con
 void RunDirectory::prune_checkpoints(int64_t keep, int64_t spared) {
   const auto all = list_checkpoints(path_ / "checkpoints");
   for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) {
-    if (all[i].step != spared) fs::remove_all(all[i].path);
+    if (all[i].step != spared) remove_tree(all[i].path);
   }
 }
 
@@ -185,7 +185,7 @@ std::optional<CheckpointPlace> RunDirectory::newest_checkpoint(std::vector<std::
 
 void RunDirectory::publish(const std::string& name, const std::function<void(const fs::path&)>& fill) {
   const fs::path target = path_ / name;
-  if (fs::exists(target)) fs::remove_all(target);
+  if (fs::exists(target)) remove_tree(target);
   publish_directory(target, fill);
 }
 

@@ -11,10 +11,12 @@
 #include <set>
 #include <utility>
 
+#include "lathe/adapters/lora.h"
 #include "lathe/base/error.h"
 #include "lathe/base/text.h"
 #include "lathe/data/windows.h"
 #include "lathe/nn/kernels.h"
+#include "lathe/report/event_writer.h"
 #include "lathe/train/checkpoint_writer.h"
 #include "lathe/train/classifier_task.h"
 #include "lathe/train/run_state.h"
@@ -87,6 +89,7 @@ class Run {
         directory_(recipe.output.dir.resolved, resume),
         stepper_(*task_, recipe, num_steps_),
         writer_(directory_, training_.keep_checkpoints) {
+    if (recipe.output.tensorboard) events_.emplace(directory_.path() / "tensorboard");
     state_.data = hex(task_->data_fingerprint());
     state_.environment = environment_text();
     check_disk();
@@ -133,7 +136,21 @@ class Run {
     if (state_.step == 1) warn_about_missing_gradients();
   }
 
-  void record(const Json& line) { warn_about_metrics(directory_.append_metrics(line)); }
+  void record(const Json& line) {
+    warn_about_metrics(directory_.append_metrics(line));
+    if (!events_) return;
+    std::vector<std::pair<std::string, double>> scalars;
+    for (const auto& [key, value] : line.items()) {
+      if (key != "step" && value.is_number()) scalars.emplace_back(key, value.get<double>());
+    }
+    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    try {
+      events_->add_scalars(line["step"], now, scalars);
+    } catch (const Error& error) {
+      observer_.on_warning(std::string(error.what()) + "; no more TensorBoard events are written");
+      events_.reset();
+    }
+  }
 
   void warn_about_metrics(const std::string& problem) {
     if (!problem.empty() && !metrics_warned_)
@@ -247,7 +264,7 @@ class Run {
   void finish_checkpoint(bool required) {
     try {
       writer_.wait();
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {
       if (required) throw;
       observer_.on_warning(std::string(error.what()) + "; no checkpoint was written, training goes on");
     }
@@ -329,6 +346,17 @@ class Run {
                         ", the best evaluation");
     }
     for (const Task::Result& result : task_->results()) directory_.publish(result.name, result.fill);
+    write_summary();
+  }
+
+  // What `lathe report` shows beside the metrics.
+  void write_summary() {
+    Json norms = Json::object();
+    for (const auto& [path, norm] : adapters::update_norms(task_->model())) norms[path] = norm;
+    const Json summary = {{"environment", {{"bits decided by", state_.environment}}},
+                          {"nonfinite_steps", state_.nonfinite},
+                          {"adapter_norms", std::move(norms)}};
+    write_file_atomically(directory_.path() / "run.json", summary.dump(1) + "\n");
   }
 
   const recipe::Recipe& recipe_;
@@ -341,6 +369,7 @@ class Run {
   Stepper stepper_;
   CheckpointWriter writer_;
   RunState state_;
+  std::optional<report::EventWriter> events_;
   Clock::time_point last_checkpoint_;
   bool best_is_new_ = false;
   bool metrics_warned_ = false;
