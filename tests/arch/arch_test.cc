@@ -56,7 +56,8 @@ TEST(ReadModelConfig, ReadsTheFieldsThatChangeTheComputation) {
 TEST(ReadModelConfig, HasLabelsOnlyForClassifiers) {
   EXPECT_TRUE(read_config(tiny_bert_config({{"architectures", {"BertModel"}}})).labels.empty());
   EXPECT_TRUE(read_config(tiny_bert_config({{"architectures", nullptr}})).labels.empty());
-  EXPECT_EQ(config_refusal({{"id2label", {{"0", "a"}, {"2", "b"}}}}), "id2label.1: expected a string, got nothing");
+  EXPECT_EQ(config_refusal({{"id2label", {{"0", "a"}, {"2", "b"}}}}),
+            "id2label.2: expected the numbers from 0 as keys, and strings");
 }
 
 TEST(ReadModelConfig, RefusesOtherComputationsByName) {

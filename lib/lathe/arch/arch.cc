@@ -1,5 +1,7 @@
 #include "lathe/arch/arch.h"
 
+#include <charconv>
+
 #include "lathe/base/error.h"
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"
@@ -71,7 +73,16 @@ std::vector<std::string> read_labels(const JsonObject& config) {
   std::vector<std::string> labels;
   if (config.find("id2label") == nullptr) return labels;
   const JsonObject map = config.object("id2label");
-  for (size_t i = 0; i < map.json().size(); ++i) labels.push_back(map.string(std::to_string(i)));
+  labels.resize(map.json().size());
+  std::vector<bool> seen(labels.size());
+  for (const auto& [key, value] : map.json().items()) {
+    size_t index = labels.size();
+    std::from_chars(key.data(), key.data() + key.size(), index);
+    if (index >= labels.size() || seen[index] || std::to_string(index) != key || !value.is_string())
+      throw map.error(key, "expected the numbers from 0 as keys, and strings");
+    seen[index] = true;
+    labels[index] = value.get<std::string>();
+  }
   return labels;
 }
 

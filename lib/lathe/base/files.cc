@@ -42,7 +42,7 @@ std::string reason() { return std::strerror(errno); }
 }
 
 int open_for_reading(const fs::path& path, uint64_t& size) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not block
   if (descriptor < 0) throw data_error(path.string(), errno == ENOENT ? "no such file" : "cannot open: " + reason());
   struct stat status {};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -116,6 +116,10 @@ FileHead read_file_head(const fs::path& path, uint64_t max_bytes) {
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + temporary_suffix()) {
+  struct stat status {};
+  if (::stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+    throw Error(ErrorKind::Config,
+                Diagnostic{path_.string(), 0, 0, "", "is not a regular file; it stays as it is", ""});
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_write_error(path_, errno);
 }

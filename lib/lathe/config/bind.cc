@@ -53,6 +53,8 @@ std::string Range::to_string() const {
 Range at_least(double low) { return {.low = low}; }
 Range above(double low) { return {.low = low, .low_excluded = true}; }
 Range within(double low, double high) { return {.low = low, .high = high, .high_excluded = true}; }
+Range between(double low, double high) { return {.low = low, .high = high}; }
+Range above_up_to(double low, double high) { return {.low = low, .high = high, .low_excluded = true}; }
 
 void ReadContext::complain(const YamlNode& node, const std::string& key, const std::string& expected) {
   mistakes.push_back({node.file, node.line, node.column, key, Diagnostic::expected(expected, node.describe()), ""});
@@ -129,14 +131,17 @@ bool resolve_path(const YamlNode& node, const std::string& key, const std::strin
     result.resolved += literal;
     if (dollar == std::string::npos) break;
     const size_t close = written.find('}', dollar);
+    if (close == std::string::npos) {
+      context.mistakes.push_back({node.file, node.line, node.column, key, "${ without its }", ""});
+      return false;
+    }
     std::string value, text;
-    const std::string variable =
-        close == std::string::npos ? written.substr(dollar + 2) : written.substr(dollar + 2, close - dollar - 2);
+    const std::string variable = written.substr(dollar + 2, close - dollar - 2);
     if (!expand(variable, node, key, value, text, context)) return false;
     starts_with_reference = starts_with_reference || result.text.empty();
     result.text += text;
     result.resolved += value;
-    at = close == std::string::npos ? written.size() : close + 1;
+    at = close + 1;
   }
   if (result.resolved.starts_with("~/")) {
     context.mistakes.push_back({node.file, node.line, node.column, key, "a shell's ~ is not expanded in a recipe",

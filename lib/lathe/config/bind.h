@@ -37,12 +37,17 @@ Range at_least(double low);
 Range above(double low);
 /// [low, high)
 Range within(double low, double high);
+/// [low, high]
+Range between(double low, double high);
+/// (low, high]
+Range above_up_to(double low, double high);
 
 /// What a field is, besides its name and type.
 struct Field {
   const char* doc = "";
   Need need = Need::Optional;
   Range range = {};
+  bool from_current_directory = false;  ///< a relative path starts there, not at the document
 };
 
 /// Where a key stood in the document, for checks that come after binding.
@@ -248,8 +253,8 @@ class Reader {
 
  private:
   void missing(const std::string& key);
-  void read(const YamlNode& node, const std::string& key, Path& value, const Field&) {
-    resolve_path(node, key, base_, value, context_);
+  void read(const YamlNode& node, const std::string& key, Path& value, const Field& info) {
+    resolve_path(node, key, info.from_current_directory ? "" : base_, value, context_);
   }
   void read(const YamlNode& node, const std::string& key, std::vector<Path>& value, const Field& info);
   void read(const YamlNode& node, const std::string& key, std::optional<Path>& value, const Field& info) {

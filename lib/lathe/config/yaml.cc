@@ -32,14 +32,21 @@ void check_nesting(std::string_view text, const std::string& file) {
   char quote_mark = 0;
   bool line_start = true;
   size_t column = 0;
+  bool comment = false;
+  char before = '\n';
   for (const char c : text) {
     ++column;
+    const bool after_blank = before == '\n' || before == ' ' || before == '\t';
+    before = c;
     if (c == '\n') {
       ++line;
       column = 0;
       line_start = true;
+      comment = false;
       continue;
     }
+    comment = comment || (c == '#' && after_blank && quote_mark == 0);
+    if (comment) continue;
     if (quote_mark != 0) {
       if (c == quote_mark) quote_mark = 0;
       continue;

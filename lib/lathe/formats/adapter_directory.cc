@@ -77,9 +77,11 @@ std::vector<Pattern> read_patterns(const JsonObject& config, const std::string& 
   std::vector<Pattern> patterns;
   if (config.find(key) == nullptr) return patterns;
   const JsonObject map = config.object(key);
-  for (const auto& [pattern, unused] : map.json().items()) {
-    const double value = integers ? static_cast<double>(map.integer(pattern, 1, kMaxRank)) : map.number(pattern);
-    if (value <= 0) throw map.error(pattern, Diagnostic::expected("a number above 0", describe(*map.find(pattern))));
+  for (const auto& [pattern, number] : map.json().items()) {
+    if (integers) map.integer_of(pattern, number, 1, kMaxRank);
+    if (!number.is_number() || number.get<double>() <= 0)
+      throw map.error(pattern, Diagnostic::expected("a number above 0", describe(number)));
+    const auto value = number.get<double>();
     patterns.emplace_back(pattern, value);
   }
   return patterns;

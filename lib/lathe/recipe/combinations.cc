@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "lathe/arch/regex.h"
 #include "lathe/recipe/checks.h"
 
 namespace lathe::recipe {
@@ -21,6 +22,7 @@ class CombinationChecker {
     diagnostic.hint = hint;
     mistakes.push_back(std::move(diagnostic));
   }
+  Diagnostic at(const std::string& key) const { return recipe_.at(key); }
   bool has(const std::string& key) const { return recipe_.places.find(key) != recipe_.places.end(); }
 
   std::vector<Diagnostic> mistakes;
@@ -54,6 +56,14 @@ void check_adapter(const Adapter& adapter, CombinationChecker& c) {
   }
   c.require(adapter.from || adapter.rank, "adapter.rank", "is required unless adapter.from is given");
   c.require(adapter.from || adapter.alpha, "adapter.alpha", "is required unless adapter.from is given");
+  for (const auto& [pattern, rank] : adapter.rank_pattern) {
+    c.require(rank >= 1 && static_cast<double>(rank) <= kMaxRank, "adapter.rank_pattern",
+              Diagnostic::expected("ranks from 1 to 65536", std::to_string(rank)));
+  }
+  for (const auto& [pattern, alpha] : adapter.alpha_pattern) {
+    c.require(alpha > 0 && alpha <= kMaxAlpha, "adapter.alpha_pattern",
+              Diagnostic::expected("numbers above 0, at most 1e9", config::write_number(alpha)));
+  }
   c.require(!adapter.from || adapter.init == AdapterInit::Default, "adapter.init", "excludes adapter.from");
 }
 
@@ -83,6 +93,13 @@ void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
   const bool sgd = optimizer.type == OptimizerType::Sgd;
   c.require(sgd || optimizer.momentum == 0, "optimizer.momentum", "needs type: sgd");
   c.require(sgd || !optimizer.nesterov, "optimizer.nesterov", "needs type: sgd");
+  for (const ParameterGroup& group : optimizer.groups) {
+    try {
+      (void)arch::Regex(group.pattern, "pattern", c.at("optimizer.groups"));
+    } catch (const Error& error) {
+      c.mistakes.insert(c.mistakes.end(), error.diagnostics().begin(), error.diagnostics().end());
+    }
+  }
   const auto group_ok = [](const ParameterGroup& group) { return group.lr || group.weight_decay; };
   c.require(std::all_of(optimizer.groups.begin(), optimizer.groups.end(), group_ok), "optimizer.groups",
             "a group needs lr or weight_decay");
@@ -109,6 +126,11 @@ std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::stri
   check_data(recipe.data, checker);
   check_optimizer(recipe.optimizer, checker);
   check_training(recipe.training, checker);
+  const Quant none;
+  checker.require(recipe.quant.type != QuantType::None || recipe.quant.blocksize == none.blocksize, "quant.blocksize",
+                  "has no meaning with quant.type: none");
+  checker.require(recipe.quant.type != QuantType::None || !recipe.quant.double_quant, "quant.double_quant",
+                  "has no meaning with quant.type: none");
   const bool evaluates = !recipe.data.eval.empty() || recipe.data.eval_fraction > 0;
   checker.require(evaluates || !recipe.training.early_stopping, "training.early_stopping",
                   "needs data.eval or data.eval_fraction");

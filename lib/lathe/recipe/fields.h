@@ -6,7 +6,9 @@
 namespace lathe::recipe {
 
 using config::above;
+using config::above_up_to;
 using config::at_least;
+using config::between;
 using config::Need;
 using config::within;
 
@@ -44,8 +46,9 @@ void Model::visit(V& v) {
 template <typename V>
 void Adapter::visit(V& v) {
   v.field("type", type, {"what is trained; none: every weight", Need::Required});
-  v.field("rank", rank, {"rows of A; required without from", Need::Optional, at_least(1)});
-  v.field("alpha", alpha, {"numerator of the scaling; required without from", Need::Optional, above(0)});
+  v.field("rank", rank, {"rows of A; required without from", Need::Optional, between(1, kMaxRank)});
+  v.field("alpha", alpha,
+          {"numerator of the scaling; required without from", Need::Optional, above_up_to(0, kMaxAlpha)});
   v.field("scaling", scaling, {"standard: alpha / rank; rslora: alpha / sqrt(rank)"});
   v.field("dropout", dropout, {"on the input of A", Need::Optional, within(0, 1)});
   v.field("target_modules", target_modules, {"layers to adapt; absent: the family's usual ones"});
@@ -133,16 +136,16 @@ void KeepBest::visit(V& v) {
 
 template <typename V>
 void Training::visit(V& v) {
-  v.field("epochs", epochs, {"passes over the data; this or max_steps", Need::Optional, at_least(1)});
-  v.field("max_steps", max_steps, {"optimizer steps; this or epochs", Need::Optional, at_least(1)});
+  v.field("epochs", epochs, {"passes over the data; this or max_steps", Need::Optional, between(1, kMaxCount)});
+  v.field("max_steps", max_steps, {"optimizer steps; this or epochs", Need::Optional, between(1, kMaxCount)});
   v.field("batch_size", batch_size, {"samples per micro-batch", Need::Required});
   v.field("global_batch_size", global_batch_size,
-          {"samples per optimizer step, with batch_size auto", Need::Optional, at_least(1)});
+          {"samples per optimizer step, with batch_size auto", Need::Optional, between(1, kMaxCount)});
   v.field("gradient_accumulation_steps", gradient_accumulation_steps,
-          {"micro-batches per optimizer step", Need::Optional, at_least(1)});
+          {"micro-batches per optimizer step", Need::Optional, between(1, kMaxCount)});
   v.field("activation_checkpointing", activation_checkpointing, {"what is recomputed instead of kept"});
   v.field("device", device, {"where it runs"});
-  v.field("threads", threads, {"CPU threads; 0: all", Need::Optional, at_least(0)});
+  v.field("threads", threads, {"CPU threads; 0: all", Need::Optional, between(0, kMaxThreads)});
   v.field("seed", seed, {"of order, dropout and new weights", Need::Optional, at_least(0)});
   v.field("eval_every_steps", eval_every_steps, {"0: at the end of each epoch", Need::Optional, at_least(0)});
   v.field("early_stopping", early_stopping, {"stop when a measure no longer improves"});
@@ -155,7 +158,7 @@ void Training::visit(V& v) {
 
 template <typename V>
 void Output::visit(V& v) {
-  v.field("dir", dir, {"run directory, relative to the current one", Need::Required});
+  v.field("dir", dir, {"run directory, relative to the current one", Need::Required, {}, true});
   v.field("log_every_steps", log_every_steps,
           {"terminal only: metrics.jsonl has every step", Need::Optional, at_least(1)});
   v.field("tensorboard", tensorboard, {"also write TensorBoard events"});

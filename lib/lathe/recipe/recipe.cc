@@ -31,8 +31,9 @@ Recipe bind(const YamlNode& root, const std::string& base) {
   for (const Diagnostic& mistake : context.mistakes) complained.insert(mistake.key);
   const auto add_new = [&](std::vector<Diagnostic> mistakes) {
     for (Diagnostic& mistake : mistakes) {
+      const std::string section = mistake.key.substr(0, mistake.key.find('.'));
       const bool follows =
-          complained.contains(mistake.key) || complained.contains(mistake.key.substr(0, mistake.key.find('.')));
+          complained.contains(mistake.key) || complained.contains(section) || complained.contains(section + ".type");
       if (!follows) context.mistakes.push_back(std::move(mistake));
     }
   };
@@ -85,7 +86,12 @@ Recipe parse(const std::string& text, const std::string& file, const std::string
 }
 
 Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides) {
-  if (!std::filesystem::exists(file_or_name)) {
+  std::error_code unreadable;
+  if (!std::filesystem::exists(file_or_name, unreadable)) {
+    if (unreadable && unreadable != std::errc::no_such_file_or_directory) {
+      throw Error(ErrorKind::Config,
+                  Diagnostic{file_or_name, 0, 0, "", "cannot be opened: " + unreadable.message(), ""});
+    }
     if (const ReadyRecipe* ready = find_ready_recipe(file_or_name))
       return parse(ready->text, file_or_name, "", overrides);
     std::vector<std::string> names;

@@ -57,6 +57,23 @@ formats::AdapterConfig config_of_file(const Recipe& recipe) {
   return config;
 }
 
+bool has_module(const std::vector<arch::ParameterSpec>& parameters, const std::string& name) {
+  return std::any_of(parameters.begin(), parameters.end(), [&](const arch::ParameterSpec& parameter) {
+    for (size_t dot = parameter.name.find('.'); dot != std::string::npos; dot = parameter.name.find('.', dot + 1)) {
+      if (arch::matches_module_name(parameter.name.substr(0, dot), name)) return true;
+    }
+    return false;
+  });
+}
+
+void check_modules_to_save(const Recipe& recipe, const arch::Arch& arch) {
+  const auto parameters = arch::classifier_parameters(arch, 2);
+  for (const std::string& name : recipe.adapter.modules_to_save) {
+    if (!has_module(parameters, name))
+      throw config_error(recipe.at("adapter.modules_to_save"), quote(name) + " is no module of the model");
+  }
+}
+
 void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   if (recipe.adapter.type == AdapterType::None) return;
   const bool from_file = recipe.adapter.from.has_value();
@@ -67,6 +84,7 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
     const auto& saved = config.modules_to_save;
     if (std::find(saved.begin(), saved.end(), head) == saved.end()) config.modules_to_save.push_back(head);
   }
+  if (!from_file) check_modules_to_save(recipe, model.config.arch);
   if (!config.target_modules) config.target_modules = arch::default_target_modules(model.config.arch);
   const auto linears = arch::classifier_linears(model.config.arch, 2);
   model.targets =
@@ -74,7 +92,17 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   model.adapter = std::move(config);
 }
 
+// labels.json of the adapter that training starts from, unless the recipe says the same.
+void check_labels_of_adapter(const Recipe& recipe) {
+  if (!recipe.adapter.from || recipe.data.labels.empty()) return;
+  const auto labels = formats::read_labels(recipe.adapter.from->resolved);
+  if (!labels || *labels == recipe.data.labels) return;
+  throw config_error(recipe.at("data.labels"), Diagnostic::expected("the adapter's labels, " + join(*labels, ", "),
+                                                                    join(recipe.data.labels, ", ")));
+}
+
 void resolve_labels(const Recipe& recipe, ResolvedModel& model) {
+  check_labels_of_adapter(recipe);
   model.labels = recipe.data.labels;
   if (model.labels.empty() && recipe.adapter.from)
     model.labels = formats::read_labels(recipe.adapter.from->resolved).value_or(std::vector<std::string>());

@@ -5,7 +5,9 @@
 namespace lathe::config {
 namespace {
 
-bool read_count(const YamlNode& node, int64_t& count) { return Codec<int64_t>::read(node, count) && count >= 1; }
+bool read_count(const YamlNode& node, int64_t& count) {
+  return Codec<int64_t>::read(node, count) && count >= 1 && static_cast<double>(count) <= recipe::kMaxCount;
+}
 
 std::string flow_text(const YamlNode& node) {
   std::string text;

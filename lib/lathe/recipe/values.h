@@ -14,6 +14,9 @@ namespace lathe::recipe {
 
 enum class Task { CausalLm, Classification, ImageClassification };
 enum class Init { Checkpoint, Random };
+/// Bounds that no sane recipe meets, so that nothing computed from it overflows.
+inline constexpr double kMaxCount = 1e9, kMaxRank = 65536, kMaxAlpha = 1e9, kMaxThreads = 1024;
+
 enum class StorageType { Auto, Float32, BFloat16 };
 enum class AdapterType { LoRA, DoRA, None };
 enum class Scaling { Standard, RsLoRA };
