@@ -112,25 +112,16 @@ std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
   return id < 0 ? std::nullopt : std::optional<int64_t>(id);
 }
 
-// The first added token at or after `from`; its place goes to `at`.
-const Tokenizer::AddedToken* Tokenizer::find_added(std::string_view text, size_t from, bool normalized,
-                                                   size_t& at) const {
-  const AddedToken* best = nullptr;
-  for (const AddedToken& token : added_) {
-    if (token.normalized != normalized) continue;
-    for (size_t place = text.find(token.content, from); place != std::string_view::npos;
-         place = text.find(token.content, place + 1)) {
-      if (best != nullptr && place >= at) break;
-      const size_t end = place + token.content.size();
-      const bool inside_word =
-          (place > 0 && is_word_byte(text[place - 1])) || (end < text.size() && is_word_byte(text[end]));
-      if (token.single_word && inside_word) continue;
-      best = &token;
-      at = place;
-      break;
-    }
+// The first place at or after `from` where the token stands.
+size_t Tokenizer::find_token(const AddedToken& token, std::string_view text, size_t from) {
+  for (size_t place = text.find(token.content, from); place != std::string_view::npos;
+       place = text.find(token.content, place + 1)) {
+    const size_t end = place + token.content.size();
+    const bool inside_word =
+        (place > 0 && is_word_byte(text[place - 1])) || (end < text.size() && is_word_byte(text[end]));
+    if (!token.single_word || !inside_word) return place;
   }
-  return best;
+  return std::string_view::npos;
 }
 
 void Tokenizer::encode_words(std::string_view normalized, std::vector<int64_t>& ids) const {
@@ -142,8 +133,23 @@ void Tokenizer::encode_words(std::string_view normalized, std::vector<int64_t>& 
 void Tokenizer::encode_segment(std::string_view text, std::vector<int64_t>& ids) const {
   // Tokens that are not normalized are found in the raw text, the others in what the normalizer leaves of the rest.
   const auto split = [&](std::string_view part, bool normalized, const auto& rest) {
-    size_t from = 0, at = 0;
-    while (const AddedToken* token = find_added(part, from, normalized, at)) {
+    size_t from = 0;
+    std::vector<size_t> places(added_.size(), 0);  // of each token's next occurrence, found once
+    std::vector<bool> known(added_.size(), false);
+    while (true) {
+      const AddedToken* token = nullptr;
+      size_t at = std::string_view::npos;
+      for (size_t i = 0; i < added_.size(); ++i) {
+        if (added_[i].normalized != normalized) continue;
+        if (!known[i] || (places[i] != std::string_view::npos && places[i] < from))
+          places[i] = find_token(added_[i], part, from);
+        known[i] = true;
+        if (places[i] < at) {
+          at = places[i];
+          token = &added_[i];
+        }
+      }
+      if (token == nullptr) break;
       size_t left = at, right = at + token->content.size();
       while (token->strip_left && left > from && is_ascii_blank(part[left - 1])) --left;
       while (token->strip_right && right < part.size() && is_ascii_blank(part[right])) ++right;

@@ -55,7 +55,7 @@ class Tokenizer {
   void read_template(const JsonObject& root);
   void encode_segment(std::string_view text, std::vector<int64_t>& ids) const;
   void encode_words(std::string_view normalized, std::vector<int64_t>& ids) const;
-  const AddedToken* find_added(std::string_view text, size_t from, bool normalized, size_t& at) const;
+  static size_t find_token(const AddedToken& token, std::string_view text, size_t from);
 
   std::vector<AddedToken> added_;
   std::unique_ptr<Normalizer> normalizer_;
