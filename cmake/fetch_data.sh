@@ -109,10 +109,13 @@ fetch_raw() {
 prepare_data() {
   local stamp
   stamp=$(sha256sum <"$prepare")
-  [ -f "$data/test.jsonl" ] && [ "$(cat "$data/prepared-by" 2>/dev/null)" = "$stamp" ] && return
+  # The stamp holds the script's checksum and those of what it made.
+  [ "$(head -n 1 "$data/prepared-by" 2>/dev/null)" = "$stamp" ] &&
+    (cd "$data" && tail -n +2 prepared-by | sha256sum --status -c -) 2>/dev/null && return
   fetch_raw
   python3 "$prepare" --raw "$raw" --out "$data"
-  echo "$stamp" >"$data/prepared-by"
+  { echo "$stamp" && (cd "$data" && sha256sum train.jsonl eval.jsonl test.jsonl); } >"$data/prepared-by.tmp"
+  mv "$data/prepared-by.tmp" "$data/prepared-by"
 }
 
 fetch_uplot

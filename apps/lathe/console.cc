@@ -1,5 +1,6 @@
 #include "console.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -13,6 +14,7 @@ namespace lathe::app {
 void print_result(const std::string& text) {
   std::cout << text;
   std::cout.flush();
+  if (!std::cout) throw Error(ErrorKind::Run, Diagnostic{"standard output", 0, 0, "", "cannot be written", ""});
 }
 
 void print_error(const std::string& message) { std::cerr << "error: " + message + "\n"; }
@@ -20,6 +22,12 @@ void print_warning(const std::string& message) { std::cerr << "warning: " + prin
 void print_note(const std::string& message) { std::cerr << printable(message) + "\n"; }
 
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
+
+void keep_standard_descriptors() {
+  for (int descriptor = 0; descriptor <= 2; ++descriptor) {
+    if (::fcntl(descriptor, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
+  }
+}
 
 int report(const Error& error) {
   for (const Diagnostic& diagnostic : error.diagnostics()) print_error(printable(diagnostic.to_string()));
@@ -34,7 +42,7 @@ int run_reporting(const std::function<int()>& action, const std::function<int(co
   } catch (const std::filesystem::filesystem_error& error) {
     const bool full = error.code() == std::errc::no_space_on_device;
     print_error(printable(error.path1().string() + ": " + error.code().message()));
-    return static_cast<int>(full ? ErrorKind::Resource : ErrorKind::Run);
+    return static_cast<int>(full ? ErrorKind::Resource : ErrorKind::Config);
   } catch (const std::bad_alloc&) {
     print_error("not enough memory");
     return static_cast<int>(ErrorKind::Resource);

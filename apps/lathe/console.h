@@ -15,6 +15,9 @@ void print_note(const std::string& message);
 
 bool stderr_is_terminal();
 
+/// Opens /dev/null where a standard descriptor is closed, so that no file of a run takes its number.
+void keep_standard_descriptors();
+
 /// Prints one "error: ..." line per diagnostic and returns the exit code.
 int report(const Error& error);
 

@@ -4,7 +4,6 @@
 #include <climits>
 #include <map>
 #include <string>
-#include <string_view>
 
 #include "console.h"
 #include "lathe/base/text.h"
@@ -18,8 +17,9 @@ namespace {
 int report_torch_error(const std::exception& error, bool debug) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   if (torch_error == nullptr) return -1;
-  const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
-                      std::string(torch_error->what_without_backtrace()).find("not enough memory") != std::string::npos;
+  const bool memory =
+      dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+      std::string(torch_error->what_without_backtrace()).find("DefaultCPUAllocator") != std::string::npos;
   print_error(memory ? "not enough memory (a smaller training.batch_size or model.max_length needs less)"
                      : printable(torch_error->what_without_backtrace()));
   if (debug) print_note(torch_error->what());
@@ -44,17 +44,18 @@ int run(const CommandLine& line) {
 }  // namespace lathe::app
 
 int main(int argc, char** argv) {
-  // lathe has blocked the signals that stop a run: only a training run must answer them with a checkpoint.
-  if (argc > 1 && std::string_view(argv[1]) == "train") {
-    lathe::train::install_stop_handlers();
-  } else {
-    lathe::train::unblock_stop_signals();
-  }
+  lathe::app::keep_standard_descriptors();
   // Big temporaries stay with the process instead of being mapped, faulted in and returned at every step.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   lathe::app::CommandLine line;
   if (const auto code = lathe::app::parse_command_line(argc, argv, line)) return *code;
+  // lathe has blocked the signals that stop a run: only a training run must answer them with a checkpoint.
+  if (line.verb == "train") {
+    lathe::train::install_stop_handlers();
+  } else {
+    lathe::train::unblock_stop_signals();
+  }
   return lathe::app::run_reporting(
       [&] { return lathe::app::run(line); },
       [&](const std::exception& error) { return lathe::app::report_torch_error(error, line.debug); });

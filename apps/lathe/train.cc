@@ -78,7 +78,12 @@ class Progress : public train::TrainObserver {
 int run_train(const CommandLine& line) {
   const recipe::Recipe recipe = recipe::load(line.recipe, line.overrides);
   Progress progress(recipe.output.log_every_steps);
-  train::train(recipe, line.resume, progress);
+  try {
+    train::train(recipe, line.resume, progress);
+  } catch (...) {
+    progress.end_bar();
+    throw;
+  }
   progress.end_bar();
   const std::string published = recipe.adapter.type == recipe::AdapterType::None ? "/model" : "/adapter";
   print_result(recipe.output.dir.resolved + published + "\n");

@@ -11,6 +11,7 @@ CheckpointWriter::~CheckpointWriter() {
 void CheckpointWriter::begin(Snapshot snapshot, int64_t spared) {
   thread_ = std::thread([this, spared, snapshot = std::move(snapshot)] {
     try {
+      directory_.sync_metrics();
       directory_.publish_checkpoint(snapshot.state.step, [&](const auto& path) { snapshot.write(path); });
       directory_.prune_checkpoints(keep_checkpoints_, spared);
     } catch (...) {

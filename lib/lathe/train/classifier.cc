@@ -121,6 +121,12 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
     throw data_error(adapter.empty() ? directory.path() : adapter, "has no classification head (classifier.weight)",
                      adapter.empty() ? "give the adapter that was trained with it" : "train one with lathe train");
   }
+  if (!adapter.empty() && formats::read_labels(adapter) &&
+      static_cast<int64_t>(classifier.labels.size()) != num_labels) {
+    throw data_error(adapter + "/labels.json",
+                     Diagnostic::expected(std::to_string(num_labels) + " labels, as the head has",
+                                          std::to_string(classifier.labels.size())));
+  }
   if (static_cast<int64_t>(classifier.labels.size()) != num_labels)
     classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
   classifier.model = models::build_text_classifier(config.arch, num_labels);

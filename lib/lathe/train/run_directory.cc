@@ -103,8 +103,10 @@ RunDirectory::RunDirectory(const std::string& path, bool resume) : path_(path) {
   };
   if (fs::exists(path_) && !fs::is_directory(path_))
     refuse("expected a directory, got a file", "choose another output.dir");
-  if (!resume && fs::exists(path_) && !holds_nothing(path_))
-    refuse("is not empty", "--resume continues that run; another output.dir keeps it");
+  const bool used = fs::exists(path_) && !holds_nothing(path_);
+  if (!resume && used) refuse("is not empty", "--resume continues that run; another output.dir keeps it");
+  if (resume && used && !has("recipe.yaml"))
+    refuse("is not empty and holds no run (no recipe.yaml)", "choose another output.dir");
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) refuse("cannot be created: " + error.message(), "");
@@ -146,9 +148,27 @@ std::string RunDirectory::flush_metrics() {
 
 bool RunDirectory::rewind_metrics(const MetricsPosition& position) {
   const uint64_t size = has("metrics.jsonl") ? fs::file_size(path_ / "metrics.jsonl") : 0;
-  if (size > position.bytes) fs::resize_file(path_ / "metrics.jsonl", position.bytes);
-  metrics_ = {std::min(size, position.bytes), position.waiting};
+  uint64_t kept = std::min(size, position.bytes);
+  if (size < position.bytes && size > 0) {  // never append to a torn line
+    const std::string text = read_file(path_ / "metrics.jsonl", size);
+    kept = text.rfind('\n') + 1;
+  }
+  if (size > kept) fs::resize_file(path_ / "metrics.jsonl", kept);
+  metrics_ = {kept, position.waiting};
   return size >= position.bytes;
+}
+
+void RunDirectory::set_aside(const fs::path& checkpoint) {
+  const fs::path target = checkpoint.parent_path() / ("damaged-" + checkpoint.filename().string());
+  remove_tree(target);
+  fs::rename(checkpoint, target);
+}
+
+void RunDirectory::sync_metrics() const {
+  const int descriptor = ::open((path_ / "metrics.jsonl").c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  ::fsync(descriptor);
+  ::close(descriptor);
 }
 
 fs::path RunDirectory::checkpoint_path(int64_t step) const {
@@ -169,9 +189,10 @@ void RunDirectory::publish_checkpoint(int64_t step, const std::function<void(con
 }
 
 void RunDirectory::prune_checkpoints(int64_t keep, int64_t spared) {
-  const auto all = list_checkpoints(path_ / "checkpoints");
-  for (size_t i = static_cast<size_t>(keep); i < all.size(); ++i) {
-    if (all[i].step != spared) remove_tree(all[i].path);
+  int64_t whole = 0;
+  for (const CheckpointPlace& place : list_checkpoints(path_ / "checkpoints")) {
+    if (!verifies(place.path)) continue;  // never counted, never removed: it may tell what went wrong
+    if (++whole > keep && place.step != spared) remove_tree(place.path);
   }
 }
 

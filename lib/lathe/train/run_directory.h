@@ -49,9 +49,13 @@ class RunDirectory {
   /// Publishes checkpoints/step-N atomically: `fill` writes the files, a manifest with sizes and checksums is added.
   /// A whole checkpoint of that step is left as it is.
   void publish_checkpoint(int64_t step, const std::function<void(const std::filesystem::path&)>& fill);
-  /// Removes all checkpoints but the newest `keep` and that of step `spared`.
+  /// Removes all whole checkpoints but the newest `keep` and that of step `spared`.
   void prune_checkpoints(int64_t keep, int64_t spared);
   std::filesystem::path checkpoint_path(int64_t step) const;
+  /// Gives a damaged checkpoint a name under which it is no longer found.
+  static void set_aside(const std::filesystem::path& checkpoint);
+  /// Brings metrics.jsonl to the disk: a checkpoint counts on its lines.
+  void sync_metrics() const;
   /// The newest checkpoint whose manifest verifies; damaged ones are passed over and named in `damaged`.
   std::optional<CheckpointPlace> newest_checkpoint(std::vector<std::string>& damaged) const;
 

@@ -21,7 +21,7 @@ void on_checkpoint_signal(int) { checkpoint_requests = 1; }
 void install_stop_handlers() {
   struct sigaction action {};
   action.sa_handler = on_stop_signal;
-  for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(number, &action, nullptr);
   struct sigaction checkpoint {};
   checkpoint.sa_handler = on_checkpoint_signal;
   checkpoint.sa_flags = SA_RESTART;

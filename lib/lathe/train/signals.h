@@ -2,9 +2,9 @@
 
 namespace lathe::train {
 
-/// SIGINT and SIGTERM ask for a stop at the next safe place; a second one ends the process at once, which harms nothing
-/// on disk. SIGUSR1 asks for a checkpoint. Also unblocks the first two: they may have been blocked while LibTorch was
-/// loading.
+/// SIGINT, SIGTERM and SIGHUP ask for a stop at the next safe place; a second one ends the process at once, which harms
+/// nothing on disk. SIGUSR1 asks for a checkpoint. Also unblocks the first two: they may have been blocked while
+/// LibTorch was loading.
 void install_stop_handlers();
 /// Only unblocks them: they end the process as usual.
 void unblock_stop_signals();

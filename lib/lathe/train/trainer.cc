@@ -95,7 +95,7 @@ class Run {
     check_disk();
     task_->model().train();
     if (resume) restore();
-    directory_.write_recipe(recipe::to_yaml(recipe));
+    if (!is_finished() || !has_results()) directory_.write_recipe(recipe::to_yaml(recipe));
   }
 
   void run() {
@@ -189,6 +189,10 @@ class Run {
                           {"nonfinite_steps", state_.nonfinite},
                           {"micro_batches", std::move(batches)}};
     write_file_atomically(dump, content.dump(1) + "\n");
+    if (state_.step > 0) {
+      begin_checkpoint();
+      finish_checkpoint(/*required=*/false);
+    }
     throw Error(ErrorKind::Numeric,
                 Diagnostic{step, 0, 0, "",
                            what + " is not finite" + (source.empty() ? "" : ", first in " + source) +
@@ -299,10 +303,10 @@ class Run {
     check_recipe_unchanged();
     std::vector<std::string> damaged;
     const auto checkpoint = directory_.newest_checkpoint(damaged);
-    for (const std::string& path : damaged) observer_.on_warning(path + ": damaged, using the one before");
-    if (!checkpoint) {
-      directory_.rewind_metrics({});
-      return;
+    if (!checkpoint) return restore_nothing(damaged);
+    for (const std::string& path : damaged) {
+      observer_.on_warning(path + ": damaged, using the one before");
+      RunDirectory::set_aside(path);
     }
     const Snapshot snapshot = Snapshot::read(checkpoint->path);
     if (snapshot.state.data != state_.data) {
@@ -320,6 +324,19 @@ class Run {
     state_.environment = environment;
     if (!directory_.rewind_metrics(state_.metrics))
       observer_.on_warning((directory_.path() / "metrics.jsonl").string() + ": lines of earlier steps are missing");
+  }
+
+  // Only a run that has saved nothing yet may start again.
+  void restore_nothing(const std::vector<std::string>& damaged) {
+    if (!damaged.empty()) {
+      throw data_error(damaged.front(), "is damaged, and no whole checkpoint is left",
+                       "start a new run in another output.dir");
+    }
+    if (has_results()) {
+      throw data_error(directory_.path().string(), "has results but no checkpoint to go on from",
+                       "start a new run in another output.dir");
+    }
+    directory_.rewind_metrics({});
   }
 
   void check_recipe_unchanged() {
