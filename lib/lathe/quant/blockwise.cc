@@ -1,0 +1,325 @@
+#include "lathe/quant/blockwise.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "lathe/quant/float16.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "lathe/quant/blockwise.cc"
+#include <hwy/foreach_target.h>  // includes this file once per instruction set
+//
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace lathe::quant::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F = hn::ScalableTag<float>;
+using I = hn::RebindToSigned<F>;
+constexpr int64_t kChunk = 64;  // a block's values are padded to it: a multiple of every vector
+
+// x [n] as float32 in `out`, zeros up to a multiple of kChunk.
+void widen(Float dtype, const void* x, int64_t begin, int64_t n, float* out) {
+  const auto* half = static_cast<const uint16_t*>(x) + begin;
+  if (dtype == Float::F32) {
+    std::memcpy(out, static_cast<const float*>(x) + begin, static_cast<size_t>(n) * sizeof(float));
+  } else if (dtype == Float::BF16) {
+    for (int64_t i = 0; i < n; ++i) out[i] = from_bfloat16(half[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = from_float16(half[i]);
+  }
+  std::fill(out + n, out + (n + kChunk - 1) / kChunk * kChunk, 0.0f);
+}
+
+// The largest magnitude by its bits, in whose order infinities and NaN come last.
+uint32_t largest_bits(const float* x, int64_t n) {
+  const F d;
+  const I di;
+  auto largest = hn::Zero(di);
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d)))
+    largest = hn::Max(largest, hn::BitCast(di, hn::Abs(hn::Load(d, x + i))));
+  return static_cast<uint32_t>(hn::GetLane(hn::MaxOfLanes(di, largest)));
+}
+
+// packed [kChunk / 2] = the codes of these ranks, two a byte.
+void pack(const std::array<uint8_t, 16>& codes, const uint8_t* ranks, uint8_t* packed) {
+#if HWY_TARGET == HWY_SCALAR
+  for (int64_t i = 0; i < kChunk; i += 2)
+    packed[i / 2] = static_cast<uint8_t>(codes[ranks[i]] << 4 | codes[ranks[i + 1]]);
+#else
+  const hn::FixedTag<uint8_t, 16> bytes;
+  const hn::FixedTag<uint16_t, 8> pairs;
+  const hn::FixedTag<int16_t, 8> signed_pairs;
+  const hn::FixedTag<uint8_t, 8> half;
+  const auto table = hn::LoadU(bytes, codes.data());
+  for (int64_t i = 0; i < kChunk; i += 16) {
+    const auto pair = hn::BitCast(pairs, hn::TableLookupBytes(table, hn::LoadU(bytes, ranks + i)));
+    const auto joined = hn::And(hn::Or(hn::ShiftLeft<4>(pair), hn::ShiftRight<8>(pair)), hn::Set(pairs, 0xFF));
+    hn::StoreU(hn::DemoteTo(half, hn::BitCast(signed_pairs, joined)), half, packed + i / 2);
+  }
+#endif
+}
+
+// packed [n / 2] = the codes of x · reciprocal, n a multiple of kChunk.
+void encode(const Decisions& decisions, float reciprocal, const float* x, int64_t n, uint8_t* packed) {
+  const F d;
+  const I di;
+  const hn::Rebind<uint8_t, F> d8;
+  const auto factor = hn::Set(d, reciprocal);
+  for (int64_t first = 0; first < n; first += kChunk) {
+    HWY_ALIGN std::array<uint8_t, kChunk> ranks;
+    for (int64_t i = 0; i < kChunk; i += static_cast<int64_t>(hn::Lanes(d))) {
+      const auto scaled = hn::Mul(hn::Load(d, x + first + i), factor);
+      auto rank = hn::Zero(di);
+      for (const float threshold : decisions.thresholds)
+        rank = hn::Sub(rank, hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(scaled, hn::Set(d, threshold)))));
+      hn::StoreU(hn::DemoteTo(d8, rank), d8, ranks.data() + i);
+    }
+    pack(decisions.codes, ranks.data(), packed + first / 2);
+  }
+}
+
+int64_t quantize(QuantType type, Float dtype, const void* x, int64_t num_elements, int64_t blocksize,
+                 int64_t first_block, int64_t last_block, uint8_t* packed, float* absmax) {
+  const Decisions& rules = decisions(type);
+  HWY_ALIGN std::array<float, kMaxBlocksize> values;
+  std::array<uint8_t, kMaxBlocksize / 2> codes;
+  for (int64_t block = first_block; block < last_block; ++block) {
+    const int64_t begin = block * blocksize, n = std::min(blocksize, num_elements - begin);
+    const int64_t padded = (n + kChunk - 1) / kChunk * kChunk;
+    widen(dtype, x, begin, n, values.data());
+    const uint32_t bits = largest_bits(values.data(), padded);
+    if (bits >= 0x7F800000) {
+      const auto bad = [](float v) { return (std::bit_cast<uint32_t>(v) & 0x7F800000) == 0x7F800000; };
+      return begin + (std::find_if(values.begin(), values.begin() + n, bad) - values.begin());
+    }
+    absmax[block] = std::bit_cast<float>(bits);
+    encode(rules, 1 / std::max(absmax[block], 1e-38f), values.data(), padded, codes.data());
+    std::memcpy(packed + begin / 2, codes.data(), static_cast<size_t>(packed_bytes(n)));
+  }
+  return -1;
+}
+
+// Both tables decode 32 codes from 16 bytes at a time, and the rest one by one.
+class Table32 {
+ public:
+  using Element = float;
+  explicit Table32(const std::array<float, 16>& values) : values_(values) {
+#if HWY_TARGET <= HWY_AVX3
+    table_ = _mm512_loadu_ps(values_.data());
+#elif HWY_TARGET != HWY_SCALAR
+    for (size_t byte = 0; byte < 4; ++byte) {
+      std::array<uint8_t, 16> column{};
+      for (size_t i = 0; i < 16; ++i)
+        column[i] = static_cast<uint8_t>(std::bit_cast<uint32_t>(values_[i]) >> (8 * byte));
+      planes_[byte] = hn::LoadU(Bytes(), column.data());
+    }
+#endif
+  }
+  HWY_INLINE float value(uint8_t code) const { return values_[code]; }
+
+#if HWY_TARGET <= HWY_AVX3
+  HWY_INLINE void decode32(const uint8_t* codes, float* out) const {
+    const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    const __m512 even = _mm512_permutexvar_ps(_mm512_srli_epi32(low, 4), table_);
+    const __m512 odd = _mm512_permutexvar_ps(low, table_);  // of an index only four bits count
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    _mm512_storeu_ps(out, _mm512_permutex2var_ps(even, first, odd));
+    _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(even, second, odd));
+  }
+
+ private:
+  __m512 table_;
+#elif HWY_TARGET == HWY_SCALAR
+  HWY_INLINE void decode32(const uint8_t* codes, float* out) const {
+    for (int i = 0; i < 16; ++i) {
+      out[2 * i] = value(static_cast<uint8_t>(codes[i] >> 4));
+      out[2 * i + 1] = value(codes[i] & 0x0F);
+    }
+  }
+
+ private:
+#else
+  HWY_INLINE void decode32(const uint8_t* codes, float* out) const {
+    const auto packed = hn::LoadU(Bytes(), codes);
+    const auto high =
+        hn::And(hn::BitCast(Bytes(), hn::ShiftRight<4>(hn::BitCast(Words(), packed))), hn::Set(Bytes(), 0x0F));
+    const auto low = hn::And(packed, hn::Set(Bytes(), 0x0F));
+    decode16(hn::InterleaveLower(Bytes(), high, low), out);
+    decode16(hn::InterleaveUpper(Bytes(), high, low), out + 16);
+  }
+
+ private:
+  using Bytes = hn::FixedTag<uint8_t, 16>;
+  using Words = hn::FixedTag<uint16_t, 8>;
+
+  template <typename V>
+  HWY_INLINE void decode16(V index, float* out) const {
+    const auto b0 = hn::TableLookupBytes(planes_[0], index), b1 = hn::TableLookupBytes(planes_[1], index);
+    const auto b2 = hn::TableLookupBytes(planes_[2], index), b3 = hn::TableLookupBytes(planes_[3], index);
+    const Words words;
+    const auto low0 = hn::BitCast(words, hn::InterleaveLower(Bytes(), b0, b1));
+    const auto low1 = hn::BitCast(words, hn::InterleaveUpper(Bytes(), b0, b1));
+    const auto high0 = hn::BitCast(words, hn::InterleaveLower(Bytes(), b2, b3));
+    const auto high1 = hn::BitCast(words, hn::InterleaveUpper(Bytes(), b2, b3));
+    const hn::FixedTag<float, 4> d;
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(words, low0, high0)), d, out);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(words, low0, high0)), d, out + 4);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(words, low1, high1)), d, out + 8);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(words, low1, high1)), d, out + 12);
+  }
+
+  hn::Vec<Bytes> planes_[4];
+#endif
+  std::array<float, 16> values_;
+};
+
+class Table16 {
+ public:
+  using Element = uint16_t;
+  explicit Table16(const std::array<uint16_t, 16>& values) : values_(values) {
+#if HWY_TARGET <= HWY_AVX3
+    const __m256i once = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values_.data()));
+    table_ = _mm512_inserti64x4(_mm512_castsi256_si512(once), once, 1);
+#elif HWY_TARGET != HWY_SCALAR
+    for (size_t byte = 0; byte < 2; ++byte) {
+      std::array<uint8_t, 16> column{};
+      for (size_t i = 0; i < 16; ++i) column[i] = static_cast<uint8_t>(values_[i] >> (8 * byte));
+      planes_[byte] = hn::LoadU(Bytes(), column.data());
+    }
+#endif
+  }
+  HWY_INLINE uint16_t value(uint8_t code) const { return values_[code]; }
+
+#if HWY_TARGET <= HWY_AVX3
+  HWY_INLINE void decode32(const uint8_t* codes, uint16_t* out) const {
+    const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    // The table stands twice, so the fifth bit of an index does not matter and the others need no mask.
+    const __m512i index = _mm512_or_si512(_mm512_srli_epi32(low, 4), _mm512_slli_epi32(low, 16));
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table_));
+  }
+
+ private:
+  __m512i table_;
+#elif HWY_TARGET == HWY_SCALAR
+  HWY_INLINE void decode32(const uint8_t* codes, uint16_t* out) const {
+    for (int i = 0; i < 16; ++i) {
+      out[2 * i] = value(static_cast<uint8_t>(codes[i] >> 4));
+      out[2 * i + 1] = value(codes[i] & 0x0F);
+    }
+  }
+
+ private:
+#else
+  HWY_INLINE void decode32(const uint8_t* codes, uint16_t* out) const {
+    const auto packed = hn::LoadU(Bytes(), codes);
+    const auto high =
+        hn::And(hn::BitCast(Bytes(), hn::ShiftRight<4>(hn::BitCast(Words(), packed))), hn::Set(Bytes(), 0x0F));
+    const auto low = hn::And(packed, hn::Set(Bytes(), 0x0F));
+    decode16(hn::InterleaveLower(Bytes(), high, low), out);
+    decode16(hn::InterleaveUpper(Bytes(), high, low), out + 16);
+  }
+
+ private:
+  using Bytes = hn::FixedTag<uint8_t, 16>;
+  using Words = hn::FixedTag<uint16_t, 8>;
+
+  template <typename V>
+  HWY_INLINE void decode16(V index, uint16_t* out) const {
+    const auto b0 = hn::TableLookupBytes(planes_[0], index), b1 = hn::TableLookupBytes(planes_[1], index);
+    hn::StoreU(hn::BitCast(Words(), hn::InterleaveLower(Bytes(), b0, b1)), Words(), out);
+    hn::StoreU(hn::BitCast(Words(), hn::InterleaveUpper(Bytes(), b0, b1)), Words(), out + 8);
+  }
+
+  hn::Vec<Bytes> planes_[2];
+#endif
+  std::array<uint16_t, 16> values_;
+};
+
+// out = elements [begin, end) of one block's table.
+template <typename Table>
+HWY_INLINE void decode(const Table& table, const uint8_t* codes, int64_t begin, int64_t end,
+                       typename Table::Element* out) {
+  if (begin % 2 == 1) *out++ = table.value(codes[begin++ / 2] & 0x0F);
+  const uint8_t* next = codes + begin / 2;
+  for (; begin + 32 <= end; begin += 32, next += 16, out += 32) table.decode32(next, out);
+  for (; begin + 2 <= end; begin += 2, ++next, out += 2) {
+    out[0] = table.value(static_cast<uint8_t>(*next >> 4));
+    out[1] = table.value(*next & 0x0F);
+  }
+  if (begin < end) *out = table.value(static_cast<uint8_t>(*next >> 4));
+}
+
+// For each block: round turns code · absmax into the table's values.
+template <typename Table, typename Round>
+HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, typename Table::Element* out,
+                              const Round& round) {
+  constexpr int64_t kScales = 128;
+  std::array<float, kScales> scales;
+  int64_t block = begin / packed.blocksize, known = block;
+  for (int64_t at = begin; at < end; ++block) {
+    if (block == known) {
+      const int64_t count = std::min(kScales, num_blocks(end, packed.blocksize) - block);
+      read_scales(packed.scales, block, count, scales.data());
+      known += count;
+    }
+    const float scale = scales[static_cast<size_t>((block - begin / packed.blocksize) % kScales)];
+    std::array<typename Table::Element, 16> values;
+    for (size_t i = 0; i < 16; ++i) values[i] = round(packed.book[i] * scale);
+    const int64_t until = std::min(end, (block + 1) * packed.blocksize);
+    decode(Table(values), packed.codes, at, until, out);
+    out += until - at;
+    at = until;
+  }
+}
+
+void dequantize(const Packed& packed, int64_t begin, int64_t end, Float dtype, void* out) {
+  if (dtype == Float::F32) {
+    decode_blocks<Table32>(packed, begin, end, static_cast<float*>(out), [](float v) { return v; });
+  } else if (dtype == Float::BF16) {
+    decode_blocks<Table16>(packed, begin, end, static_cast<uint16_t*>(out), [](float v) { return to_bfloat16(v); });
+  } else {
+    decode_blocks<Table16>(packed, begin, end, static_cast<uint16_t*>(out), [](float v) { return to_float16(v); });
+  }
+}
+
+void dequantize_rounded(const Packed& packed, int64_t begin, int64_t end, float* out) {
+  decode_blocks<Table32>(packed, begin, end, out, [](float v) { return from_bfloat16(to_bfloat16(v)); });
+}
+
+}  // namespace
+}  // namespace lathe::quant::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lathe::quant {
+namespace {
+
+HWY_EXPORT(quantize);
+HWY_EXPORT(dequantize);
+HWY_EXPORT(dequantize_rounded);
+
+}  // namespace
+
+int64_t quantize(QuantType type, Float dtype, const void* x, int64_t num_elements, int64_t blocksize,
+                 int64_t first_block, int64_t last_block, uint8_t* packed, float* absmax) {
+  return HWY_DYNAMIC_DISPATCH(quantize)(type, dtype, x, num_elements, blocksize, first_block, last_block, packed,
+                                        absmax);
+}
+
+void dequantize(const Packed& packed, int64_t begin, int64_t end, Float dtype, void* out) {
+  HWY_DYNAMIC_DISPATCH(dequantize)(packed, begin, end, dtype, out);
+}
+
+void dequantize_rounded(const Packed& packed, int64_t begin, int64_t end, float* out) {
+  HWY_DYNAMIC_DISPATCH(dequantize_rounded)(packed, begin, end, out);
+}
+
+}  // namespace lathe::quant
+#endif  // HWY_ONCE

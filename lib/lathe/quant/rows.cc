@@ -1,0 +1,83 @@
+#include "lathe/quant/rows.h"
+
+#include <algorithm>
+#include <array>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "lathe/quant/rows.cc"
+#include <hwy/foreach_target.h>  // includes this file once per instruction set
+//
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace lathe::quant::HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using F = hn::ScalableTag<float>;
+
+// out[m stride] += Σ_k x[m columns + k] w[k], k < n, for `Rows` rows of x.
+template <int64_t Rows>
+void add_dots(const float* w, const float* x, int64_t columns, int64_t n, float* out, int64_t stride) {
+  const F d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  hn::Vec<F> sums[Rows], more[Rows];
+  for (int64_t m = 0; m < Rows; ++m) sums[m] = more[m] = hn::Zero(d);
+  int64_t k = 0;
+  for (; k + 2 * lanes <= n; k += 2 * lanes) {
+    const auto w0 = hn::LoadU(d, w + k), w1 = hn::LoadU(d, w + k + lanes);
+    for (int64_t m = 0; m < Rows; ++m) {
+      sums[m] = hn::MulAdd(w0, hn::LoadU(d, x + m * columns + k), sums[m]);
+      more[m] = hn::MulAdd(w1, hn::LoadU(d, x + m * columns + k + lanes), more[m]);
+    }
+  }
+  for (int64_t m = 0; m < Rows; ++m) {
+    float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[m], more[m])));
+    for (int64_t i = k; i < n; ++i) sum += w[i] * x[m * columns + i];
+    out[m * stride] += sum;
+  }
+}
+
+void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
+                   const float* x, int64_t num_x, float* out, int64_t out_stride) {
+  constexpr int64_t kChunk = 4096;
+  HWY_ALIGN std::array<float, kChunk> values;
+  for (int64_t row = first_row; row < last_row; ++row) {
+    float* y = out + (row - first_row);
+    for (int64_t m = 0; m < num_x; ++m) y[m * out_stride] = 0;
+    for (int64_t begin = 0; begin < columns; begin += kChunk) {
+      const int64_t n = std::min(kChunk, columns - begin), at = row * columns + begin;
+      if (rounded) {
+        dequantize_rounded(weight, at, at + n, values.data());
+      } else {
+        dequantize(weight, at, at + n, Float::F32, values.data());
+      }
+      int64_t m = 0;
+      for (; m + 4 <= num_x; m += 4)
+        add_dots<4>(values.data(), x + m * columns + begin, columns, n, y + m * out_stride, out_stride);
+      for (; m < num_x; ++m)
+        add_dots<1>(values.data(), x + m * columns + begin, columns, n, y + m * out_stride, out_stride);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lathe::quant::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lathe::quant {
+namespace {
+
+HWY_EXPORT(multiply_rows);
+
+}  // namespace
+
+void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
+                   const float* x, int64_t num_x, float* out, int64_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(multiply_rows)
+  (weight, columns, rounded, first_row, last_row, x, num_x, out, out_stride);
+}
+
+}  // namespace lathe::quant
+#endif  // HWY_ONCE
