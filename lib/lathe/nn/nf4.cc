@@ -1,0 +1,247 @@
+#include "lathe/nn/nf4.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "lathe/quant/rows.h"
+
+namespace lathe::nn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kPanelBytes = int64_t{2} << 20;  // of decoded weights: what two cores' second-level caches hold
+
+struct NF4Reference : torch::CustomClassHolder {
+  std::shared_ptr<NF4LinearImpl> linear;
+};
+
+// x [N, in_features] -> x Ŵᵀ. Keeps nothing but the layer.
+struct NF4Product : torch::autograd::Function<NF4Product> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const c10::intrusive_ptr<NF4Reference>& self) {
+    Tensor y = at::empty({x.size(0), self->linear->out_features()}, x.options());
+    self->linear->frozen_product(x, y);
+    ctx->saved_data["self"] = c10::IValue::make_capsule(self);
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto self = c10::static_intrusive_pointer_cast<NF4Reference>(ctx->saved_data["self"].toCapsule());
+    const Tensor grad = grads[0].contiguous();
+    const Tensor dx = at::empty({grad.size(0), self->linear->in_features()}, grad.options());
+    self->linear->frozen_input_gradient(grad, dx, /*accumulate=*/false);
+    return {dx, Tensor()};
+  }
+};
+
+quant::Float float_of(at::ScalarType type) {
+  if (type == at::kBFloat16) return quant::Float::BF16;
+  return type == at::kHalf ? quant::Float::F16 : quant::Float::F32;
+}
+
+int64_t panel_rows(int64_t rows, int64_t columns, at::ScalarType type) {
+  const int64_t fitting = kPanelBytes / (columns * static_cast<int64_t>(c10::elementSize(type)));
+  return std::clamp<int64_t>(fitting / 16 * 16, 16, std::max<int64_t>(rows, 16));
+}
+
+}  // namespace
+
+NF4LinearImpl::NF4LinearImpl(int64_t in_features, int64_t out_features, bool bias, NF4LinearOptions options_)
+    : LinearBase("NF4Linear", in_features, out_features), options(options_) {
+  TORCH_CHECK_VALUE(quant::is_blocksize(options.blocksize()),
+                    "NF4Linear: expected a blocksize of 32, 64, 128, ..., 4096, got ", options.blocksize());
+  const auto buffer = [this](const char* name, at::ScalarType type) {
+    return register_buffer(name, at::empty({0}, type));
+  };
+  weight = buffer("weight", at::kByte);
+  absmax = buffer("absmax", options.double_quant() ? at::kByte : at::kFloat);
+  quant_map = buffer("quant_map", at::kFloat);
+  if (options.double_quant()) {
+    nested_absmax = buffer("nested_absmax", at::kFloat);
+    nested_quant_map = buffer("nested_quant_map", at::kFloat);
+  }
+  if (bias) bias_ = register_parameter("bias", hollow({out_features}), /*requires_grad=*/false);
+}
+
+void NF4LinearImpl::quantize(const Tensor& dense, const std::string& name) {
+  const at::ScalarType type = dense.scalar_type();
+  TORCH_CHECK_VALUE(dense.sizes() == at::IntArrayRef({out_features(), in_features()}) &&
+                        (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf),
+                    "NF4Linear: expected ", name, " [", out_features(), ", ", in_features(),
+                    "] of float32, bfloat16 or float16, got ", type, " ", dense.sizes());
+  const Tensor source = dense.detach().contiguous();
+  const int64_t n = source.numel(), blocks = quant::num_blocks(n, options.blocksize());
+  const Tensor packed = at::empty({quant::packed_bytes(n), 1}, at::kByte);
+  const Tensor scales = at::empty({blocks}, at::kFloat);
+  std::atomic<int64_t> bad{n};
+  at::parallel_for(0, blocks, 1024, [&](int64_t first, int64_t last) {
+    const int64_t place =
+        quant::quantize(options.type(), float_of(type), source.const_data_ptr(), n, options.blocksize(), first, last,
+                        packed.data_ptr<uint8_t>(), scales.data_ptr<float>());
+    for (int64_t known = bad; place >= 0 && place < known && !bad.compare_exchange_weak(known, place);) {
+    }
+  });
+  TORCH_CHECK_VALUE(bad == n, "NF4Linear: ", name, "[", bad / in_features(), ", ", bad % in_features(),
+                    "] is not finite: four bits cannot hold it");
+  Stored stored;
+  stored.weight = packed;
+  stored.quant_map = at::empty({16}, at::kFloat);
+  std::memcpy(stored.quant_map.data_ptr(), quant::code_book(options.type()).data(), 16 * sizeof(float));
+  stored.absmax = scales;
+  if (options.double_quant()) {
+    const auto nested = quant::nest_scales({scales.const_data_ptr<float>(), static_cast<size_t>(blocks)});
+    stored.absmax = at::empty({blocks}, at::kByte);
+    std::memcpy(stored.absmax.data_ptr(), nested.codes.data(), nested.codes.size());
+    stored.nested_absmax = at::empty({static_cast<int64_t>(nested.absmax.size())}, at::kFloat);
+    std::memcpy(stored.nested_absmax.data_ptr(), nested.absmax.data(), nested.absmax.size() * sizeof(float));
+    stored.nested_quant_map = at::empty({256}, at::kFloat);
+    std::memcpy(stored.nested_quant_map.data_ptr(), quant::dynamic_map().data(), 256 * sizeof(float));
+    stored.nested_offset = nested.offset;
+  }
+  set_packed(stored);
+}
+
+void NF4LinearImpl::set_packed(const Stored& stored) {
+  const int64_t n = in_features() * out_features(), blocks = quant::num_blocks(n, options.blocksize());
+  const auto check = [](const Tensor& tensor, int64_t count, const Tensor& buffer, const char* what) {
+    TORCH_CHECK_VALUE(tensor.defined() && tensor.scalar_type() == buffer.scalar_type() && tensor.numel() == count &&
+                          tensor.is_contiguous(),
+                      "NF4Linear: expected ", what, " of ", count, " ", buffer.scalar_type(), " elements, got ",
+                      tensor.defined() ? c10::str(tensor.scalar_type(), " ", tensor.sizes()) : "none");
+  };
+  const bool nested = options.double_quant();
+  check(stored.weight, quant::packed_bytes(n), weight, "weight");
+  check(stored.absmax, blocks, absmax, "absmax");
+  check(stored.quant_map, 16, quant_map, "quant_map");
+  if (nested) {
+    check(stored.nested_absmax, quant::num_blocks(blocks, quant::kNestedBlocksize), nested_absmax, "nested_absmax");
+    check(stored.nested_quant_map, 256, nested_quant_map, "nested_quant_map");
+    nested_absmax.set_data(stored.nested_absmax);
+    nested_quant_map.set_data(stored.nested_quant_map);
+  }
+  weight.set_data(stored.weight);
+  absmax.set_data(stored.absmax);
+  quant_map.set_data(stored.quant_map);
+  nested_offset_ = stored.nested_offset;
+}
+
+quant::Packed NF4LinearImpl::view() const {
+  TORCH_CHECK_VALUE(weight.numel() > 0,
+                    "NF4Linear: expected a weight, got none (quantize() or set_packed() gives one)");
+  quant::Packed packed;
+  packed.codes = weight.const_data_ptr<uint8_t>();
+  packed.book = quant_map.const_data_ptr<float>();
+  packed.blocksize = options.blocksize();
+  if (options.double_quant()) {
+    packed.scales.codes = absmax.const_data_ptr<uint8_t>();
+    packed.scales.nested_absmax = nested_absmax.const_data_ptr<float>();
+    packed.scales.map = nested_quant_map.const_data_ptr<float>();
+    packed.scales.offset = nested_offset_;
+  } else {
+    packed.scales.absmax = absmax.const_data_ptr<float>();
+  }
+  return packed;
+}
+
+at::ScalarType NF4LinearImpl::compute_type(const Tensor& x) const {
+  return options.compute() == at::kFloat ? x.scalar_type() : options.compute();
+}
+
+Tensor NF4LinearImpl::panel(int64_t first, int64_t count, at::ScalarType compute) const {
+  const bool half = compute == at::kBFloat16 || compute == at::kHalf;
+  const Tensor values = at::empty({count, in_features()}, half ? compute : at::kFloat);
+  const quant::Packed packed = view();
+  auto* data = static_cast<char*>(values.data_ptr());
+  const int64_t row_bytes = in_features() * static_cast<int64_t>(values.element_size());
+  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+    quant::dequantize(packed, (first + begin) * in_features(), (first + end) * in_features(),
+                      float_of(values.scalar_type()), data + begin * row_bytes);
+  });
+  return half || compute == at::kFloat ? values : values.to(compute);
+}
+
+void NF4LinearImpl::few_rows(const Tensor& x, Tensor out) const {
+  const bool rounded = compute_type(x) == at::kBFloat16;
+  // bfloat16 products are exact in float32, so the computation may be.
+  const Tensor input = (rounded ? x.to(at::kBFloat16) : x).to(at::kFloat).contiguous();
+  const bool direct = out.scalar_type() == at::kFloat && out.stride(1) == 1;
+  Tensor result = direct ? out : at::empty(out.sizes(), at::kFloat);
+  auto* data = result.data_ptr<float>();
+  const int64_t stride = result.stride(0), num_x = x.size(0);
+  const quant::Packed packed = view();
+  at::parallel_for(0, out_features(), 32, [&](int64_t begin, int64_t end) {
+    quant::multiply_rows(packed, in_features(), rounded, begin, end, input.const_data_ptr<float>(), num_x, data + begin,
+                         stride);
+  });
+  if (!direct) out.copy_(result);
+}
+
+void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
+  const at::ScalarType compute = compute_type(x);
+  if (x.size(0) == 0) return;
+  if (x.size(0) <= quant::kMaxRows && (compute == at::kFloat || compute == at::kBFloat16)) return few_rows(x, out);
+  const Tensor input = x.to(compute);
+  const int64_t step = panel_rows(out_features(), in_features(), compute);
+  for (int64_t first = 0; first < out_features(); first += step) {
+    const int64_t count = std::min(step, out_features() - first);
+    Tensor slice = out.narrow(1, first, count);
+    const Tensor transposed = panel(first, count, compute).t();
+    if (slice.scalar_type() == compute) {
+      at::mm_out(slice, input, transposed);
+    } else {
+      slice.copy_(at::mm(input, transposed));
+    }
+  }
+}
+
+void NF4LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const {
+  const at::ScalarType compute = compute_type(grad);
+  const Tensor input = grad.to(compute);
+  const int64_t step = panel_rows(out_features(), in_features(), compute);
+  // A sum over panels: in float32 also for narrower types, rounded once.
+  const bool direct = dx.scalar_type() == at::kFloat && compute == at::kFloat;
+  Tensor sum = direct ? dx : Tensor();
+  for (int64_t first = 0; first < out_features(); first += step) {
+    const int64_t count = std::min(step, out_features() - first);
+    const Tensor part = input.narrow(1, first, count), values = panel(first, count, compute);
+    if (direct && (accumulate || first > 0)) {
+      sum.addmm_(part, values);
+    } else if (direct) {
+      at::mm_out(sum, part, values);
+    } else if (!sum.defined()) {
+      sum = at::mm(part, values);
+      if (compute != at::kDouble) sum = sum.to(at::kFloat);
+    } else {
+      sum.add_(at::mm(part, values));
+    }
+  }
+  if (!direct) accumulate ? dx.add_(sum) : dx.copy_(sum);
+}
+
+Tensor NF4LinearImpl::product(const Tensor& x) {
+  check_input(x);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = out_features();
+  const auto self = c10::make_intrusive<NF4Reference>();
+  self->linear = std::static_pointer_cast<NF4LinearImpl>(shared_from_this());
+  return NF4Product::apply(x.reshape({-1, in_features()}), self).view(shape);
+}
+
+Tensor NF4LinearImpl::dense_weight() const { return panel(0, out_features(), at::kFloat); }
+
+void NF4LinearImpl::pretty_print(std::ostream& stream) const {
+  stream << "lathe::nn::NF4Linear(in_features=" << in_features() << ", out_features=" << out_features()
+         << ", bias=" << (bias_.defined() ? "true" : "false") << ", type=" << quant::quant_type_name(options.type())
+         << ", blocksize=" << options.blocksize() << ", double_quant=" << (options.double_quant() ? "true" : "false")
+         << ")";
+}
+
+}  // namespace lathe::nn
