@@ -62,7 +62,7 @@ install_torch() {
 }
 
 install_peers() {
-  local peers=(transformers==5.23.0 peft==0.21.2 safetensors==0.8.0 tokenizers==0.23.3 tensorboard==2.21.0) wanted=() peer
+  local peers=(transformers==5.23.0 peft==0.21.2 safetensors==0.8.0 tokenizers==0.23.3 tensorboard==2.21.0 pillow==13.0.0) wanted=() peer
   for peer in "${peers[@]}"; do
     has_python_package "${peer%%==*}" "${peer##*==}" || wanted+=("$peer")
   done
@@ -75,7 +75,7 @@ install_peers() {
 }
 
 packages=(g++ cmake ninja-build ccache python3 python3-venv libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev
-  libutf8proc-dev libxxhash-dev libhwy-dev libgtest-dev libgmock-dev)
+  libutf8proc-dev libxxhash-dev libhwy-dev libpng-dev libturbojpeg0-dev zlib1g-dev libgtest-dev libgmock-dev)
 [ "$mode" = test ] && packages+=(clang-format chromium)
 [ "$mode" = bench ] && packages+=(libbenchmark-dev)
 install_debian_packages "${packages[@]}"
