@@ -7,22 +7,11 @@
 #include <set>
 
 #include "lathe/base/error.h"
-#include "lathe/base/files.h"
 #include "lathe/base/text.h"
+#include "lathe/data/lines.h"
 
 namespace lathe::data {
 namespace {
-
-constexpr size_t kMaxMistakes = 10;
-
-// The label as text: a string, or an integer in decimal.
-std::string read_label(const JsonObject& line, const std::string& field) {
-  const Json* value = line.find(field);
-  if (value != nullptr && value->is_string()) return value->get<std::string>();
-  if (value != nullptr && value->is_number_integer()) return std::to_string(value->get<int64_t>());
-  throw line.error(field,
-                   Diagnostic::expected("a string or an integer", value == nullptr ? "nothing" : describe(*value)));
-}
 
 std::vector<int64_t> read_ids(const JsonObject& line) {
   const Json* value = line.find("input_ids");
@@ -56,59 +45,31 @@ uint64_t content_hash(const TextSample& sample) {
   return XXH3_64bits(squeezed.data(), squeezed.size());
 }
 
-[[noreturn]] void throw_mistakes(std::vector<Diagnostic> mistakes, size_t more) {
-  if (more > 0)
-    mistakes.back().hint += (mistakes.back().hint.empty() ? "" : "; ") + std::to_string(more) + " more lines are wrong";
-  throw Error(ErrorKind::Data, std::move(mistakes));
-}
-
 }  // namespace
 
 void TextDataset::read_file(const std::string& path, const TextDatasetOptions& options) {
-  const MappedFile file(path);
-  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   const int file_index = static_cast<int>(files_.size());
   files_.push_back(path);
   const size_t first = samples_.size();
-  std::vector<Diagnostic> mistakes;
-  size_t more = 0;
-  int number = 0;
-  for (size_t begin = 0; begin < all.size();) {
-    const size_t end = std::min(all.find('\n', begin), all.size());
-    std::string_view text = all.substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (text.ends_with('\r')) text.remove_suffix(1);
-    if (text.empty()) continue;
-    try {
-      const Json json = parse_json(text, path, {.max_depth = 16}, number);
-      const JsonObject line(json, path);
-      if (samples_.empty())
-        tokens_ = options.format == TextFormat::Tokens ||
-                  (options.format == TextFormat::Auto && line.find("input_ids") != nullptr);
-      TextSample sample;
-      sample.file = file_index;
-      sample.line = number;
-      if (tokens_) {
-        sample.input_ids = read_ids(line);
-      } else {
-        sample.text = line.string(options.text_field);
-      }
-      const bool labelled = options.labels_required || line.find(options.label_field) != nullptr;
-      raw_labels_.push_back(labelled ? read_label(line, options.label_field) : "");
-      sample.label = labelled ? 0 : -1;
-      samples_.push_back(std::move(sample));
-    } catch (const Error& error) {
-      Diagnostic diagnostic = error.diagnostics().front();
-      diagnostic.line = number;
-      if (mistakes.size() < kMaxMistakes) {
-        mistakes.push_back(std::move(diagnostic));
-      } else {
-        ++more;
-      }
+  Mistakes mistakes;
+  for_each_json_line(path, mistakes, [&](const JsonObject& line, int number) {
+    if (samples_.empty())
+      tokens_ = options.format == TextFormat::Tokens ||
+                (options.format == TextFormat::Auto && line.find("input_ids") != nullptr);
+    TextSample sample;
+    sample.file = file_index;
+    sample.line = number;
+    if (tokens_) {
+      sample.input_ids = read_ids(line);
+    } else {
+      sample.text = line.string(options.text_field);
     }
-  }
-  if (!mistakes.empty()) throw_mistakes(std::move(mistakes), more);
+    const bool labelled = options.labels_required || line.find(options.label_field) != nullptr;
+    raw_labels_.push_back(labelled ? read_label(line, options.label_field) : "");
+    sample.label = labelled ? 0 : -1;
+    samples_.push_back(std::move(sample));
+  });
+  mistakes.throw_if_any();
   if (samples_.size() == first)
     throw data_error(path, "holds no samples", R"(one JSON object per line: {"text": ..., "label": ...})");
 }
@@ -126,23 +87,20 @@ TextDataset TextDataset::open(const std::vector<std::string>& files, const TextD
   }
   std::map<std::string, int64_t> index;
   for (size_t i = 0; i < dataset.label_names_.size(); ++i) index[dataset.label_names_[i]] = static_cast<int64_t>(i);
-  std::vector<Diagnostic> mistakes;
-  size_t more = 0;
+  Mistakes mistakes;
   for (size_t i = 0; i < dataset.samples_.size(); ++i) {
     TextSample& sample = dataset.samples_[i];
     if (sample.label < 0) continue;
     const auto found = index.find(dataset.raw_labels_[i]);
     if (found != index.end()) {
       sample.label = found->second;
-    } else if (mistakes.size() < kMaxMistakes) {
-      mistakes.push_back({dataset.files_[static_cast<size_t>(sample.file)], sample.line, 0, options.label_field,
-                          "unknown label " + quote(dataset.raw_labels_[i]),
-                          suggest(dataset.raw_labels_[i], dataset.label_names_)});
     } else {
-      ++more;
+      mistakes.add({dataset.files_[static_cast<size_t>(sample.file)], sample.line, 0, options.label_field,
+                    "unknown label " + quote(dataset.raw_labels_[i]),
+                    suggest(dataset.raw_labels_[i], dataset.label_names_)});
     }
   }
-  if (!mistakes.empty()) throw_mistakes(std::move(mistakes), more);
+  mistakes.throw_if_any();
   dataset.raw_labels_.clear();
   return dataset;
 }
