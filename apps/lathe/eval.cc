@@ -21,7 +21,7 @@ recipe::Recipe recipe_of_run(const CommandLine& line) {
 train::Classifier classifier_of_run(const fs::path& run, const recipe::Recipe& recipe) {
   if (fs::exists(run / "adapter"))
     return train::load_classifier(recipe.model.path.resolved, (run / "adapter").string(), recipe.model.dtype,
-                                  recipe.model.compute);
+                                  recipe.model.compute, recipe.quant);
   if (fs::exists(run / "model"))
     return train::load_classifier((run / "model").string(), "", recipe.model.dtype, recipe.model.compute);
   throw data_error(run.string(), "has published nothing yet",
@@ -38,7 +38,7 @@ int run_eval(const CommandLine& line) {
       is_run
           ? classifier_of_run(line.recipe, recipe)
           : train::load_classifier(recipe.model.path.resolved, recipe.adapter.from ? recipe.adapter.from->resolved : "",
-                                   recipe.model.dtype, recipe.model.compute);
+                                   recipe.model.dtype, recipe.model.compute, recipe.quant);
   const data::TextClassificationData data = data::open_evaluation(recipe, resolved, classifier.labels);
   const train::Evaluation result =
       train::evaluate(classifier, data, *data.eval, static_cast<int64_t>(kInferenceBatchSize), {});

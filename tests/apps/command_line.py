@@ -74,7 +74,7 @@ class CommandLineTest(unittest.TestCase):
                      "adapter.target_modules=[qurey, value]")
 
     def test_keys_of_later_families_are_refused_as_not_supported_yet(self):
-        for overrides in (["quant.type=nf4"], ["model.task=causal_lm"], ["training.batch_size=auto", "training.global_batch_size=8"], ["model.moe={num_experts: 4}"]):
+        for overrides in (["model.task=causal_lm"], ["training.batch_size=auto", "training.global_batch_size=8"], ["model.moe={num_experts: 4}"]):
             self.refused(2, "is not supported yet", "validate", self.path("recipe.yaml"), *overrides)
 
     # --- checkpoints ---

@@ -77,6 +77,10 @@ TEST(Recipe, RefusesImpossibleCombinations) {
               HasSubstr("r.yaml:13:3: training.epochs: epochs or max_steps is required"));
   EXPECT_THAT(recipe_refusal({"~adapter.rank"}), HasSubstr("adapter.rank: is required unless adapter.from is given"));
   EXPECT_THAT(recipe_refusal({"adapter.type=none"}), HasSubstr("adapter.rank: has no meaning with adapter.type: none"));
+  EXPECT_THAT(recipe_refusal({"adapter={type: none}", "quant.type=nf4"}),
+              HasSubstr("quant.type: needs an adapter: a weight in four bits cannot train"));
+  EXPECT_THAT(recipe_refusal({"quant.type=nf4", "quant.blocksize=48"}),
+              HasSubstr("quant.blocksize: expected 32, 64, 128, ..., 4096, got 48"));
   EXPECT_THAT(recipe_refusal({"data.eval=e", "data.eval_fraction=0.1"}),
               HasSubstr("data.eval_fraction: excludes data.eval"));
   EXPECT_THAT(recipe_refusal({"data.labels=[a, a]"}), HasSubstr("data.labels: has \"a\" twice"));
@@ -96,7 +100,8 @@ TEST(Recipe, RefusesImpossibleCombinations) {
 }
 
 TEST(Recipe, SaysWhatIsNotSupportedYet) {
-  EXPECT_EQ(recipe_refusal({"quant.type=nf4"}), "override: quant.type: is not supported yet (supported: none)");
+  EXPECT_THAT(recipe_refusal({"quant.type=nf4", "model.task=causal_lm"}),
+              HasSubstr("quant.type: is not supported yet"));
   EXPECT_THAT(recipe_refusal({"model.task=causal_lm"}),
               HasSubstr("model.task: is not supported yet (supported: classification)"));
   EXPECT_THAT(recipe_refusal({"data.packing=true"}), HasSubstr("data.packing: is not supported yet"));

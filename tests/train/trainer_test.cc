@@ -243,6 +243,45 @@ TEST_F(TrainerTest, MergedModelGivesTheAdaptersLogits) {
   testing::expect_close(predict_logits(merged, encodings), predict_logits(adapted, encodings), 1e-5, 1e-6);
 }
 
+TEST_F(TrainerTest, TrainsOnFourBitsAndResumesToTheSameBits) {
+  for (const std::string quant : {"quant={type: nf4, double_quant: true}", "quant={type: fp4, blocksize: 32}"}) {
+    const std::string run = "run-" + quant.substr(13, 3);
+    const std::string steady = "optimizer.schedule=constant";
+    train(run, {quant, steady, "output.merged=true"});
+    train(run + "-resumed", {quant, steady, "training.max_steps=5"});
+    train(run + "-resumed", {quant, steady}, /*resume=*/true);
+    EXPECT_TRUE(adapter_bytes(run + "-resumed") == adapter_bytes(run));
+    // The merged model is the dequantised base with the update: the adapter on four bits gives its logits.
+    const recipe::Recipe r = recipe(run, {quant});
+    const Classifier adapted =
+        load_classifier((directory_ / "model").string(), (directory_ / (run + "/adapter")).string(), r.model.dtype,
+                        r.model.compute, r.quant);
+    const Classifier dense =
+        load_classifier((directory_ / "model").string(), (directory_ / (run + "/adapter")).string());
+    const Classifier merged = load_classifier((directory_ / (run + "/model")).string(), "");
+    const std::vector<text::Encoding> encodings = {{{2, 5, 9, 3}, {0, 0, 0, 0}, false}};
+    const Tensor logits = predict_logits(adapted, encodings);
+    testing::expect_close(predict_logits(merged, encodings), logits, 1e-5, 1e-6);
+    EXPECT_GT((predict_logits(dense, encodings) - logits).abs().max().item<float>(), 1e-4f);
+  }
+}
+
+TEST_F(TrainerTest, RefusesToQuantiseWhatIsNotFinite) {
+  const std::string file = (directory_ / "model/model.safetensors").string();
+  io::NamedTensors tensors = io::TensorFile(file).tensors();
+  for (auto& [name, tensor] : tensors) {
+    if (name == "bert.encoder.layer.1.output.dense.weight") tensor[3][7] = NAN;
+  }
+  io::write_safetensors(file, tensors);
+  try {
+    train("run", {"quant.type=nf4"});
+    ADD_FAILURE() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::Data);
+    EXPECT_THAT(error.what(), HasSubstr("bert.encoder.layer.1.output.dense.weight[3, 7] is not finite"));
+  }
+}
+
 // Runs training in a child that sends itself SIGTERM after step `at`; returns its exit code.
 template <typename Train>
 int exit_code_when_stopped(int64_t at, Train train) {

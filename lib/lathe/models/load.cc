@@ -4,6 +4,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <map>
 #include <numbers>
@@ -12,6 +15,7 @@
 #include "lathe/base/random.h"
 #include "lathe/io/tensors.h"
 #include "lathe/nn/modules.h"
+#include "lathe/nn/nf4.h"
 
 namespace lathe::models {
 namespace {
@@ -37,6 +41,44 @@ void set_precision(torch::nn::Module& model, nn::Precision precision, bool round
     } else if (auto* embedding = dynamic_cast<nn::EmbeddingImpl*>(module.get())) {
       if (round_trained || !embedding->weight.requires_grad()) embedding->set_storage(precision.storage);
     }
+  }
+}
+
+// Gives back the pages of a mapped tensor that has been read for the last time.
+void drop_pages(const at::Tensor& mapped) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE)),
+             begin = reinterpret_cast<uintptr_t>(mapped.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + mapped.nbytes()) / page * page;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+using Items = std::map<std::string, const arch::CheckpointMatch::Item*>;
+
+const arch::CheckpointMatch::Item& item_of(const Items& items, const std::string& name) {
+  const auto found = items.find(name);
+  if (found == items.end())
+    throw Error(ErrorKind::Internal,
+                Diagnostic{"", 0, 0, name, "is not in the list of the architecture's parameters", ""});
+  return *found->second;
+}
+
+void quantize_weights(torch::nn::Module& model, const Items& items, io::ModelTensors& files, nn::Precision precision) {
+  for (const auto& entry : model.named_modules("", /*include_self=*/false)) {
+    auto* layer = dynamic_cast<nn::NF4LinearImpl*>(entry.value().get());
+    if (layer == nullptr) continue;
+    const std::string name = checkpoint_name(entry.key() + ".weight");
+    const formats::TensorLocation* location = item_of(items, name).tensor;
+    if (location == nullptr)
+      throw Error(ErrorKind::Internal, Diagnostic{"", 0, 0, name, "is new: it cannot be quantised", ""});
+    const at::Tensor stored = files.tensor(*location);
+    const bool narrow = stored.scalar_type() == at::kBFloat16 || stored.scalar_type() == at::kHalf;
+    layer->options.compute(precision.compute);
+    try {
+      layer->quantize(narrow ? stored : stored.to(at::kFloat), location->info.name);
+    } catch (const c10::ValueError& error) {
+      throw data_error(location->file, error.what_without_backtrace());
+    }
+    drop_pages(stored);
   }
 }
 
@@ -74,26 +116,24 @@ at::ScalarType stored_type(const arch::CheckpointMatch& match) {
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed, nn::Precision precision,
                   bool round_trained) {
   const at::NoGradGuard no_grad;
-  std::map<std::string, const arch::CheckpointMatch::Item*> items;
+  Items items;
   for (const auto& item : match.items) items[item.parameter.name] = &item;
   io::ModelTensors files;
   for (auto& entry : model.named_parameters()) {
     at::Tensor& parameter = entry.value();
     if (is_adapter_parameter(entry.key())) continue;
     const std::string name = checkpoint_name(entry.key());
-    const auto found = items.find(name);
-    if (found == items.end())
-      throw Error(ErrorKind::Internal,
-                  Diagnostic{"", 0, 0, name, "is not in the list of the architecture's parameters", ""});
-    if (found->second->tensor == nullptr) {
+    const arch::CheckpointMatch::Item& item = item_of(items, name);
+    if (item.tensor == nullptr) {
       initialise_head(parameter, name, seed);
       continue;
     }
     const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad();
-    const at::Tensor stored = files.tensor(*found->second->tensor);
+    const at::Tensor stored = files.tensor(*item.tensor);
     const at::Tensor tensor = stored.to(frozen_matrix ? precision.storage : at::kFloat);
     parameter.set_data(parameter.requires_grad() ? tensor.clone() : tensor);
   }
+  quantize_weights(model, items, files, precision);
   set_precision(model, precision, round_trained);
 }
 

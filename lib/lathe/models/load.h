@@ -10,9 +10,10 @@ namespace lathe::models {
 /// Fills a skeleton's hollow parameters from a checkpoint, one tensor at a time; adapters in the slots are left alone.
 /// Frozen parameters become views of the mapped file where dtype and alignment allow; parameters that will train are
 /// copied to float32. Matrices are stored and multiplied under `precision`; those that train beside an adapter
-/// (round_trained false) are plain float32. A new head is drawn from the counters: weight N(0, 0.02), bias zero, as in
-/// transformers' BERT. Throws Error{Data}, also when a parameter stays hollow: that is, when the model has one that the
-/// match does not know.
+/// (round_trained false) are plain float32. An NF4Linear's weight is quantised as it is read: a value that is not
+/// finite is refused by tensor and place, and no page of the file stays in memory for it. A new head is drawn from the
+/// counters: weight N(0, 0.02), bias zero, as in transformers' BERT. Throws Error{Data}, also when a parameter stays
+/// hollow: that is, when the model has one that the match does not know.
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed,
                   nn::Precision precision = {}, bool round_trained = false);
 

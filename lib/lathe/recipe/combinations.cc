@@ -67,6 +67,17 @@ void check_adapter(const Adapter& adapter, CombinationChecker& c) {
   c.require(!adapter.from || adapter.init == AdapterInit::Default, "adapter.init", "excludes adapter.from");
 }
 
+void check_quant(const Recipe& recipe, CombinationChecker& c) {
+  const Quant& quant = recipe.quant;
+  const bool allowed =
+      quant.blocksize >= 32 && quant.blocksize <= 4096 && (quant.blocksize & (quant.blocksize - 1)) == 0;
+  c.require(allowed, "quant.blocksize",
+            Diagnostic::expected("32, 64, 128, ..., 4096", std::to_string(quant.blocksize)));
+  if (quant.type == QuantType::None) return;
+  c.require(recipe.adapter.type != AdapterType::None, "quant.type",
+            "needs an adapter: a weight in four bits cannot train");
+}
+
 void check_data(const Data& data, CombinationChecker& c) {
   c.require(!data.train.empty(), "data.train", Diagnostic::expected("a path or a list of paths", "none"));
   c.require(data.eval.empty() || data.eval_fraction == 0, "data.eval_fraction", "excludes data.eval");
@@ -123,6 +134,7 @@ std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::stri
   CombinationChecker checker(recipe, file);
   check_model(recipe.model, checker);
   check_adapter(recipe.adapter, checker);
+  check_quant(recipe, checker);
   check_data(recipe.data, checker);
   check_optimizer(recipe.optimizer, checker);
   check_training(recipe.training, checker);

@@ -20,7 +20,7 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(model.moe.has_value(), "model.moe", "none");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
-  unsupported(quant.type != QuantType::None, "quant.type", "none");
+  unsupported(quant.type != QuantType::None && model.task != Task::Classification, "quant.type", "none for this task");
   const bool text_format =
       data.format == DataFormat::Auto || data.format == DataFormat::TextLabel || data.format == DataFormat::Tokens;
   unsupported(!text_format, "data.format", "auto, text_label, tokens");

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "lathe/arch/checkpoint.h"
@@ -12,6 +13,7 @@
 #include "lathe/base/files.h"
 #include "lathe/io/tensors.h"
 #include "lathe/models/load.h"
+#include "lathe/models/quantize.h"
 
 namespace lathe::train {
 namespace {
@@ -58,6 +60,19 @@ at::ScalarType scalar_type_of(recipe::StorageType type) {
   return type == recipe::StorageType::BFloat16 ? at::kBFloat16 : at::kFloat;
 }
 
+// Four-bit storage as the recipe says, but for what trains whole.
+void quantize_slots(torch::nn::Module& model, const recipe::Quant& quant, const std::vector<std::string>& trained) {
+  if (quant.type == recipe::QuantType::None) return;
+  std::vector<std::string> skip = quant.skip_modules;
+  skip.insert(skip.end(), trained.begin(), trained.end());
+  models::quantize_slots(model,
+                         nn::NF4LinearOptions()
+                             .type(quant.type == recipe::QuantType::Nf4 ? quant::QuantType::NF4 : quant::QuantType::FP4)
+                             .blocksize(quant.blocksize)
+                             .double_quant(quant.double_quant),
+                         skip);
+}
+
 bool has_bfloat16_matrix_units() {
   const auto capabilities = at::cpu::get_cpu_capabilities();
   const auto amx = capabilities.find("amx_bf16");
@@ -88,6 +103,7 @@ Classifier build_classifier(const recipe::Recipe& recipe, const recipe::Resolved
   classifier.model = models::build_text_classifier(resolved.config.arch, num_labels);
   torch::nn::Module& model = *classifier.model;
   if (resolved.adapter) {
+    quantize_slots(model, recipe.quant, resolved.adapter->modules_to_save);
     adapters::attach(model, resolved.targets, *resolved.adapter);
     adapters::initialise(model, seed);
     classifier.saved_modules = adapters::train_modules(model, resolved.adapter->modules_to_save);
@@ -102,7 +118,7 @@ Classifier build_classifier(const recipe::Recipe& recipe, const recipe::Resolved
 }
 
 Classifier load_classifier(const std::string& model_path, const std::string& adapter, recipe::StorageType dtype,
-                           recipe::StorageType compute) {
+                           recipe::StorageType compute, const recipe::Quant& quant) {
   const auto directory = formats::ModelDirectory::open(model_path);
   const arch::ModelConfig config = arch::read_model_config(directory.config_path());
   Classifier classifier;
@@ -130,13 +146,15 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   if (static_cast<int64_t>(classifier.labels.size()) != num_labels)
     classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
   classifier.model = models::build_text_classifier(config.arch, num_labels);
+  std::vector<std::string> saved = arch::head_modules(config.arch);
+  if (classifier.adapter)
+    saved.insert(saved.end(), classifier.adapter->modules_to_save.begin(), classifier.adapter->modules_to_save.end());
+  quantize_slots(*classifier.model, quant, saved);
   if (classifier.adapter) {
     const auto targets =
         arch::match_targets(arch::classifier_linears(config.arch, num_labels), *classifier.adapter, config.arch,
                             Diagnostic{adapter + "/adapter_config.json", 0, 0, "target_modules", "", ""}, false);
     adapters::attach(*classifier.model, targets, *classifier.adapter);
-    auto saved = classifier.adapter->modules_to_save;
-    for (const std::string& name : arch::head_modules(config.arch)) saved.push_back(name);
     classifier.saved_modules = adapters::train_modules(*classifier.model, saved);
   }
   const auto match = arch::match_checkpoint(directory, config.arch, num_labels);
@@ -167,17 +185,21 @@ void save_adapter(const Classifier& classifier, const std::string& directory) {
 }
 
 void save_model(const Classifier& classifier, const std::string& directory) {
-  const bool merge = classifier.adapter.has_value();
-  if (merge) adapters::merge(*classifier.model);
   io::NamedTensors tensors;
+  std::set<std::string> merged;
+  for (const nn::NamedSlot& named : nn::named_slots(*classifier.model)) {
+    const std::string name = named.path + ".weight";
+    tensors.emplace_back(name, (*named.slot)->dense_weight().to(classifier.precision.storage));
+    merged.insert(name);
+  }
   for (const auto& item : classifier.model->named_parameters()) {
-    if (item.key().find(".lora_") != std::string::npos) continue;
+    if (item.key().find(".lora_") != std::string::npos || merged.contains(models::checkpoint_name(item.key())))
+      continue;
     const Tensor& value = item.value();
     tensors.emplace_back(models::checkpoint_name(item.key()),
                          value.dim() >= 2 ? value.to(classifier.precision.storage) : value);
   }
   io::write_safetensors(directory + "/model.safetensors", tensors);
-  if (merge) adapters::unmerge(*classifier.model);
   write_file_atomically(directory + "/config.json", classifier_config_text(classifier));
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}) {
     const fs::path source = fs::path(classifier.model_path) / name;

@@ -35,10 +35,11 @@ nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType c
 Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                             const std::vector<std::string>& labels);
 
-/// A trained classifier, to be used: `adapter` may be empty. Throws Error{Data} when neither directory brings a head.
+/// A trained classifier, to be used: `adapter` may be empty. `quant` is what it was trained on. Throws Error{Data} when
+/// neither directory brings a head.
 Classifier load_classifier(const std::string& model, const std::string& adapter,
                            recipe::StorageType dtype = recipe::StorageType::Auto,
-                           recipe::StorageType compute = recipe::StorageType::Float32);
+                           recipe::StorageType compute = recipe::StorageType::Float32, const recipe::Quant& quant = {});
 
 /// Packs encodings of samples into one batch.
 models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings);
