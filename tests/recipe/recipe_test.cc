@@ -5,6 +5,7 @@
 #include "expect_error.h"
 #include "lathe/base/files.h"
 #include "lathe/base/random.h"
+#include "lathe/recipe/resolve.h"
 
 namespace lathe::recipe {
 namespace {
@@ -171,6 +172,40 @@ TEST(Recipe, SurvivesMutations) {
   }
   EXPECT_GT(accepted, 100);  // most mutations of comments are harmless
   EXPECT_LT(accepted, 4900);
+}
+
+constexpr const char* kRandom = "model.init=random";
+
+std::string tiny_arch(const std::string& more = "") {
+  return "model.arch={model_type: bert, vocab_size: 40, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, "
+         "intermediate_size: 24" +
+         more + "}";
+}
+
+TEST(ResolveModel, DrawsAModelInTheShapeOfArch) {
+  const Recipe recipe = parse(kMinimal, "r.yaml", "/base", {"~model.path", kRandom, tiny_arch()});
+  const ResolvedModel model = resolve_model(recipe);
+  EXPECT_TRUE(model.random);
+  EXPECT_EQ(std::get<arch::BertArch>(model.config.arch).hidden_size, 16);
+  EXPECT_EQ(model.targets.size(), 4U);
+  for (const auto& item : model.match(3).items) EXPECT_EQ(item.tensor, nullptr);
+  const Recipe again = parse(to_yaml(recipe), "resolved.yaml", "/elsewhere");
+  EXPECT_TRUE(changed_keys(recipe, again).empty());
+}
+
+TEST(ResolveModel, SaysWhatIsWrongWithArchAtItsPlace) {
+  const auto refusal = [](const std::string& arch) {
+    return error_text(ErrorKind::Config, [&] {
+      resolve_model(parse(kMinimal, "r.yaml", "/base", {"~model.path", kRandom, arch}));
+    });
+  };
+  EXPECT_THAT(refusal(tiny_arch(", hiden_act: gelu")),
+              HasSubstr("override: model.arch.hiden_act: unknown key (did you mean hidden_act"));
+  EXPECT_THAT(refusal("model.arch={model_type: mixer, image_size: 28, patch_size: 5, num_blocks: 1, hidden_size: 8}"),
+              HasSubstr("override: model.arch.image_size: expected a multiple of the patch size 5, got 28"));
+  EXPECT_THAT(refusal("model.arch={model_type: mixer, architecture: mixer_s32}"),
+              HasSubstr("model.task: expected image_classification, got classification (the model is a mixer)"));
+  EXPECT_THAT(recipe_refusal({tiny_arch()}), HasSubstr("model.arch: needs model.init: random"));
 }
 
 }  // namespace

@@ -3,73 +3,12 @@
 #include <charconv>
 
 #include "lathe/base/error.h"
-#include "lathe/base/json.h"
 #include "lathe/base/text.h"
 
 namespace lathe::arch {
 namespace {
 
-// Far above any published model, far below what overflows a product of sizes.
-constexpr int64_t kMaxSize = 1 << 24;
-constexpr int64_t kMaxLayers = 4096;
-
-double read_dropout(const JsonObject& config, const std::string& key, double fallback) {
-  const double rate = config.number(key, fallback);
-  if (rate < 0 || rate >= 1)
-    throw config.error(key, Diagnostic::expected("a number in [0, 1)", describe(*config.find(key))));
-  return rate;
-}
-
-Activation read_activation(const JsonObject& config) {
-  const std::string name = config.string("hidden_act", "gelu");
-  if (name == "gelu") return Activation::Gelu;
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Activation::GeluTanh;
-  throw config.error("hidden_act", quote(name) + " is not supported", "supported: gelu, gelu_new, gelu_pytorch_tanh");
-}
-
-void refuse_other_computations(const JsonObject& config) {
-  if (const std::string type = config.string("position_embedding_type", "absolute"); type != "absolute") {
-    throw config.error("position_embedding_type", quote(type) + " is not supported", "supported: absolute");
-  }
-  for (const char* key : {"is_decoder", "add_cross_attention"}) {
-    if (config.boolean(key, false)) throw config.error(key, "true is not supported for an encoder");
-  }
-  if (const Json* heads = config.find("pruned_heads"); heads != nullptr && !heads->empty()) {
-    throw config.error("pruned_heads", describe(*heads) + " is not supported");
-  }
-  if (config.find("quantization_config") != nullptr)
-    throw config.error("quantization_config", "quantised checkpoints are not supported yet");
-}
-
-BertArch read_bert(const JsonObject& config) {
-  refuse_other_computations(config);
-  BertArch arch;
-  arch.vocab_size = config.integer("vocab_size", 1, kMaxSize);
-  arch.hidden_size = config.integer("hidden_size", 1, kMaxSize);
-  arch.num_hidden_layers = config.integer("num_hidden_layers", 1, kMaxLayers);
-  arch.num_attention_heads = config.integer("num_attention_heads", 1, kMaxSize);
-  arch.intermediate_size = config.integer("intermediate_size", 1, kMaxSize);
-  arch.max_position_embeddings = config.integer("max_position_embeddings", 1, kMaxSize, 512);
-  arch.type_vocab_size = config.integer("type_vocab_size", 1, kMaxSize, 2);
-  arch.pad_token_id = config.integer("pad_token_id", 0, arch.vocab_size - 1, 0);
-  if (arch.hidden_size % arch.num_attention_heads != 0) {
-    throw config.error("hidden_size", Diagnostic::expected("a multiple of num_attention_heads = " +
-                                                               std::to_string(arch.num_attention_heads),
-                                                           std::to_string(arch.hidden_size)));
-  }
-  arch.layer_norm_eps = config.number("layer_norm_eps", 1e-12);
-  if (arch.layer_norm_eps <= 0)
-    throw config.error("layer_norm_eps",
-                       Diagnostic::expected("a number above 0", describe(*config.find("layer_norm_eps"))));
-  arch.hidden_dropout = read_dropout(config, "hidden_dropout_prob", 0.1);
-  arch.attention_dropout = read_dropout(config, "attention_probs_dropout_prob", 0.1);
-  if (config.find("classifier_dropout") != nullptr)
-    arch.classifier_dropout = read_dropout(config, "classifier_dropout", 0);
-  arch.hidden_act = read_activation(config);
-  return arch;
-}
-
-std::vector<std::string> read_labels(const JsonObject& config) {
+std::vector<std::string> read_id2label(const JsonObject& config) {
   std::vector<std::string> labels;
   if (config.find("id2label") == nullptr) return labels;
   const JsonObject map = config.object("id2label");
@@ -86,25 +25,39 @@ std::vector<std::string> read_labels(const JsonObject& config) {
   return labels;
 }
 
-// The modules of a BERT classifier, walked once for all lists: linear(path, in, out), norm(path), table(path, rows).
-template <typename Linear, typename Norm, typename Table>
-void walk_bert(const BertArch& arch, int64_t num_labels, Linear linear, Norm norm, Table table) {
-  table("bert.embeddings.word_embeddings", arch.vocab_size);
-  table("bert.embeddings.position_embeddings", arch.max_position_embeddings);
-  table("bert.embeddings.token_type_embeddings", arch.type_vocab_size);
-  norm("bert.embeddings.LayerNorm");
-  for (int64_t i = 0; i < arch.num_hidden_layers; ++i) {
-    const std::string layer = "bert.encoder.layer." + std::to_string(i);
-    for (const char* name : {"query", "key", "value"})
-      linear(layer + ".attention.self." + name, arch.hidden_size, arch.hidden_size);
-    linear(layer + ".attention.output.dense", arch.hidden_size, arch.hidden_size);
-    norm(layer + ".attention.output.LayerNorm");
-    linear(layer + ".intermediate.dense", arch.hidden_size, arch.intermediate_size);
-    linear(layer + ".output.dense", arch.intermediate_size, arch.hidden_size);
-    norm(layer + ".output.LayerNorm");
-  }
-  linear("bert.pooler.dense", arch.hidden_size, arch.hidden_size);
-  linear("classifier", arch.hidden_size, num_labels);
+// timm keeps them at the top level or in pretrained_cfg.
+std::vector<std::string> read_label_names(const JsonObject& config) {
+  const auto names_in = [](const JsonObject& object) {
+    std::vector<std::string> labels;
+    const Json* names = object.find("label_names");
+    if (names == nullptr || !names->is_array()) return labels;
+    for (const Json& name : *names) {
+      if (!name.is_string())
+        throw object.error("label_names", Diagnostic::expected("a list of strings", describe(*names)));
+      labels.push_back(name.get<std::string>());
+    }
+    return labels;
+  };
+  std::vector<std::string> labels = names_in(config);
+  if (labels.empty() && config.find("pretrained_cfg") != nullptr) labels = names_in(config.object("pretrained_cfg"));
+  return labels;
+}
+
+ModelConfig read_timm(const JsonObject& config) {
+  const MixerArch arch = read_timm_mixer(config);
+  return {arch, "mixer", read_label_names(config), read_image_input(config, arch), config.json()};
+}
+
+ModelConfig read_transformers(const JsonObject& config) {
+  const std::string type = config.string("model_type");
+  if (type != "bert") throw config.error("model_type", quote(type) + " is not supported yet", "supported: bert");
+  ModelConfig result{read_bert(config), type, {}, {}, config.json()};
+  const Json* architectures = config.find("architectures");
+  const bool classifier = architectures != nullptr && architectures->is_array() && !architectures->empty() &&
+                          architectures->front().is_string() &&
+                          architectures->front().get<std::string>().ends_with("ForSequenceClassification");
+  if (classifier) result.labels = read_id2label(config);
+  return result;
 }
 
 }  // namespace
@@ -112,60 +65,54 @@ void walk_bert(const BertArch& arch, int64_t num_labels, Linear linear, Norm nor
 ModelConfig read_model_config(const std::string& path) {
   const Json json = read_json_file(path, 16 << 20);
   const JsonObject config(json, path);
-  ModelConfig result;
-  result.model_type = config.string("model_type");
-  if (result.model_type != "bert")
-    throw config.error("model_type", quote(result.model_type) + " is not supported yet", "supported: bert");
-  result.arch = read_bert(config);
-  const Json* architectures = config.find("architectures");
-  const bool classifier = architectures != nullptr && architectures->is_array() && !architectures->empty() &&
-                          architectures->front().is_string() &&
-                          architectures->front().get<std::string>().ends_with("ForSequenceClassification");
-  if (classifier) result.labels = read_labels(config);
-  return result;
+  const bool timm = config.find("model_type") == nullptr && config.find("architecture") != nullptr;
+  return timm ? read_timm(config) : read_transformers(config);
 }
 
-void override_dropout(Arch& arch, double rate) {
-  auto& bert = std::get<BertArch>(arch);
-  bert.hidden_dropout = bert.attention_dropout = rate;
-  bert.classifier_dropout = rate;
+ModelConfig read_arch_mapping(const JsonObject& mapping) {
+  const std::string type = mapping.string("model_type");
+  if (type == "mixer") {
+    const MixerArch arch = read_mixer(mapping);
+    return {arch, type, {}, read_image_input(mapping, arch), {}};
+  }
+  if (type == "bert") {
+    mapping.refuse_other_keys({"model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                               "intermediate_size", "max_position_embeddings", "type_vocab_size", "pad_token_id",
+                               "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob",
+                               "classifier_dropout", "hidden_act"});
+    return read_transformers(mapping);
+  }
+  throw mapping.error("model_type", quote(type) + " is not supported yet", "supported: bert, mixer");
+}
+
+bool sees_images(const Arch& arch) { return std::holds_alternative<MixerArch>(arch); }
+
+bool override_dropout(Arch& arch, double rate) {
+  auto* bert = std::get_if<BertArch>(&arch);
+  if (bert == nullptr) return false;
+  bert->hidden_dropout = bert->attention_dropout = rate;
+  bert->classifier_dropout = rate;
+  return true;
 }
 
 int64_t max_positions(const Arch& arch) { return std::get<BertArch>(arch).max_position_embeddings; }
 int64_t vocab_size(const Arch& arch) { return std::get<BertArch>(arch).vocab_size; }
 
 std::vector<ParameterSpec> classifier_parameters(const Arch& arch, int64_t num_labels) {
-  const auto& bert = std::get<BertArch>(arch);
-  std::vector<ParameterSpec> parameters;
-  walk_bert(
-      bert, num_labels,
-      [&](const std::string& linear, int64_t in_features, int64_t out_features) {
-        parameters.push_back({linear + ".weight", {out_features, in_features}});
-        parameters.push_back({linear + ".bias", {out_features}});
-      },
-      [&](const std::string& norm) {
-        parameters.push_back({norm + ".weight", {bert.hidden_size}});
-        parameters.push_back({norm + ".bias", {bert.hidden_size}});
-      },
-      [&](const std::string& table, int64_t rows) {
-        parameters.push_back({table + ".weight", {rows, bert.hidden_size}});
-      });
-  return parameters;
+  return std::visit([&](const auto& family) { return classifier_parameters(family, num_labels); }, arch);
 }
 
 std::vector<LinearSpec> classifier_linears(const Arch& arch, int64_t num_labels) {
-  std::vector<LinearSpec> linears;
-  walk_bert(
-      std::get<BertArch>(arch), num_labels,
-      [&](const std::string& path, int64_t in_features, int64_t out_features) {
-        linears.push_back({path, in_features, out_features});
-      },
-      [](const std::string&) {}, [](const std::string&, int64_t) {});
-  return linears;
+  return std::visit([&](const auto& family) { return classifier_linears(family, num_labels); }, arch);
 }
 
-std::vector<std::string> head_modules(const Arch&) { return {"classifier"}; }
+std::string head_module(const Arch& arch) { return sees_images(arch) ? "head" : "classifier"; }
 
-std::vector<std::string> default_target_modules(const Arch&) { return {"query", "value"}; }
+std::vector<std::string> head_modules(const Arch& arch) { return {head_module(arch)}; }
+
+std::vector<std::string> default_target_modules(const Arch& arch) {
+  if (sees_images(arch)) return {"fc1", "fc2"};
+  return {"query", "value"};
+}
 
 }  // namespace lathe::arch

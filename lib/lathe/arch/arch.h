@@ -1,71 +1,56 @@
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
+#include "lathe/arch/bert.h"
+#include "lathe/arch/mixer.h"
+#include "lathe/arch/spec.h"
+#include "lathe/base/json.h"
+
 namespace lathe::arch {
 
-enum class Activation { Gelu, GeluTanh };
-
-/// A BERT encoder: the fields of transformers' BertConfig that change the computation. Sizes are checked when read.
-struct BertArch {
-  int64_t vocab_size = 0;
-  int64_t hidden_size = 0;
-  int64_t num_hidden_layers = 0;
-  int64_t num_attention_heads = 0;
-  int64_t intermediate_size = 0;
-  int64_t max_position_embeddings = 0;
-  int64_t type_vocab_size = 0;
-  int64_t pad_token_id = 0;
-  double layer_norm_eps = 1e-12;
-  double hidden_dropout = 0.1;
-  double attention_dropout = 0.1;
-  std::optional<double> classifier_dropout;  ///< none: hidden_dropout
-  Activation hidden_act = Activation::Gelu;
-};
-
 /// The shape of a model; one alternative per family.
-using Arch = std::variant<BertArch>;
+using Arch = std::variant<BertArch, MixerArch>;
 
 /// What config.json says: the shape, and the labels of a classifier if it was saved as one.
 struct ModelConfig {
   Arch arch;
-  std::string model_type;
-  std::vector<std::string> labels;  ///< id2label in order; empty when the checkpoint is no classifier
+  std::string model_type;           ///< "bert", "mixer"
+  std::vector<std::string> labels;  ///< in order; empty when the checkpoint is no classifier or does not name them
+  std::optional<ImageInput> image;  ///< of an image model
+  Json json;                        ///< as it was read: what a saved model's config.json starts from
 };
 
-/// Reads and checks a config.json. A field that changes the computation is read or refused; others are ignored.
-/// Throws Error{Data} naming the file and the key.
+/// Reads and checks a config.json of transformers, or of timm. A field that changes the computation is read or refused;
+/// others are ignored. Throws Error{Data} naming the file and the key.
 ModelConfig read_model_config(const std::string& path);
 
-/// Every dropout of `arch` set to `rate`.
-void override_dropout(Arch& arch, double rate);
+/// The same from a recipe's mapping: {model_type: bert, ...} as in a config.json, {model_type: mixer, ...} as
+/// read_mixer() says.
+ModelConfig read_arch_mapping(const JsonObject& mapping);
 
+/// Whether the model sees pixels, not tokens.
+bool sees_images(const Arch& arch);
+
+/// Every dropout of `arch` set to `rate`. False when the family has none.
+bool override_dropout(Arch& arch, double rate);
+
+/// Of a text model.
 int64_t max_positions(const Arch& arch);
 int64_t vocab_size(const Arch& arch);
 
-struct ParameterSpec {
-  std::string name;
-  std::vector<int64_t> shape;
-};
-
-struct LinearSpec {
-  std::string path;
-  int64_t in_features;
-  int64_t out_features;
-};
-
-/// The parameters of the family's classifier in transformers' order and spelling.
+/// The parameters of the family's classifier in the order and spelling of transformers or timm.
 std::vector<ParameterSpec> classifier_parameters(const Arch& arch, int64_t num_labels);
 /// Its linear layers, likewise.
 std::vector<LinearSpec> classifier_linears(const Arch& arch, int64_t num_labels);
+/// The module that gives the logits: "classifier", "head".
+std::string head_module(const Arch& arch);
 /// The modules that a classification adapter always trains and saves whole.
 std::vector<std::string> head_modules(const Arch& arch);
-/// PEFT's default targets for the family.
+/// The usual targets of adapters: PEFT's default where it has one for the family.
 std::vector<std::string> default_target_modules(const Arch& arch);
 
 }  // namespace lathe::arch

@@ -9,33 +9,21 @@
 namespace lathe::arch {
 namespace {
 
-constexpr std::string_view kPrefix = "bert.";
 constexpr size_t kMaxMistakes = 40;
 
-// What transformers' own checkpoints of the family hold beyond a classifier's parameters: buffers of old versions, and
-// the heads of pre-training.
-bool is_inert(const std::string& name) {
-  return name == "embeddings.position_ids" || name.ends_with(".embeddings.position_ids") ||
-         name.ends_with("rotary_emb.inv_freq") || name.ends_with(".masked_bias") || name.starts_with("cls.");
+std::vector<std::string> spellings_in(const Arch& arch, const std::string& parameter) {
+  const auto* bert = std::get_if<BertArch>(&arch);
+  return bert != nullptr ? spellings(*bert, parameter) : std::vector<std::string>{parameter};
 }
 
-// The names that a parameter has had: without the prefix in files of the bare encoder, and LayerNorm's parameters after
-// their Greek letters in files converted from TensorFlow.
-std::vector<std::string> spellings(const std::string& parameter) {
-  std::vector<std::string> names = {parameter};
-  for (const auto& [today, then] :
-       {std::pair("LayerNorm.weight", "LayerNorm.gamma"), {"LayerNorm.bias", "LayerNorm.beta"}}) {
-    const std::string_view ending = today;
-    if (parameter.ends_with(ending)) names.push_back(parameter.substr(0, parameter.size() - ending.size()) + then);
-  }
-  for (size_t i = 0, n = names.size(); i < n; ++i) {
-    if (names[i].starts_with(kPrefix)) names.push_back(names[i].substr(kPrefix.size()));
-  }
-  return names;
+bool is_inert_in(const Arch& arch, const std::string& tensor) {
+  const auto* bert = std::get_if<BertArch>(&arch);
+  return bert != nullptr && is_inert(*bert, tensor);
 }
 
-const formats::TensorLocation* find_parameter(const formats::ModelDirectory& model, const std::string& parameter) {
-  for (const std::string& name : spellings(parameter)) {
+const formats::TensorLocation* find_parameter(const formats::ModelDirectory& model, const Arch& arch,
+                                              const std::string& parameter) {
+  for (const std::string& name : spellings_in(arch, parameter)) {
     if (const formats::TensorLocation* tensor = model.find(name)) return tensor;
   }
   return nullptr;
@@ -76,7 +64,23 @@ void check_tensor(const formats::TensorLocation& tensor, const ParameterSpec& pa
   }
 }
 
+// Whether the checkpoint has a head that differs from this one in nothing but its number of labels.
+bool has_other_labels(const formats::ModelDirectory& model, const Arch& arch, int64_t num_labels) {
+  const formats::TensorLocation* weight = model.find(head_module(arch) + ".weight");
+  if (weight == nullptr || weight->info.shape.size() != 2 || weight->info.shape[0] == num_labels) return false;
+  const formats::TensorLocation* bias = model.find(head_module(arch) + ".bias");
+  return bias != nullptr && bias->info.shape == std::vector<int64_t>{weight->info.shape[0]} &&
+         weight->info.shape[1] == classifier_linears(arch, num_labels).back().in_features;
+}
+
 }  // namespace
+
+CheckpointMatch match_nothing(const Arch& arch, int64_t num_labels) {
+  CheckpointMatch match;
+  for (ParameterSpec& parameter : classifier_parameters(arch, num_labels))
+    match.items.push_back({std::move(parameter), nullptr});
+  return match;
+}
 
 CheckpointMatch match_checkpoint(const formats::ModelDirectory& model, const Arch& arch, int64_t num_labels) {
   CheckpointMatch match;
@@ -86,10 +90,12 @@ CheckpointMatch match_checkpoint(const formats::ModelDirectory& model, const Arc
   const auto in_head = [&](const std::string& name) {
     return std::any_of(heads.begin(), heads.end(), [&](const auto& head) { return name.starts_with(head + "."); });
   };
+  const bool other_head = sees_images(arch) && has_other_labels(model, arch, num_labels);
   for (ParameterSpec& parameter : classifier_parameters(arch, num_labels)) {
-    const formats::TensorLocation* tensor = find_parameter(model, parameter.name);
+    const formats::TensorLocation* tensor = find_parameter(model, arch, parameter.name);
+    if (tensor != nullptr) used.insert(tensor);
+    if (other_head && in_head(parameter.name)) tensor = nullptr;
     if (tensor != nullptr) {
-      used.insert(tensor);
       match.has_head = match.has_head || in_head(parameter.name);
       check_tensor(*tensor, parameter, in_head(parameter.name), mistakes);
     }
@@ -101,7 +107,7 @@ CheckpointMatch match_checkpoint(const formats::ModelDirectory& model, const Arc
     }
   }
   for (const formats::TensorLocation& tensor : model.tensors()) {
-    if (used.contains(&tensor) || is_inert(tensor.info.name)) continue;
+    if (used.contains(&tensor) || is_inert_in(arch, tensor.info.name)) continue;
     mistakes.add(tensor.file, tensor.info.name, "is not a tensor of this architecture", "nothing is silently ignored");
   }
   mistakes.throw_if_any();

@@ -18,9 +18,13 @@ struct CheckpointMatch {
   bool has_head = false;    ///< whether the checkpoint brings the classification head
 };
 
+/// A match with no checkpoint: every parameter is new.
+CheckpointMatch match_nothing(const Arch& arch, int64_t num_labels);
+
 /// Matches by name, with or without the family's prefix ("bert."), LayerNorm's gamma and beta of old files included.
 /// Known inert tensors (position_ids, ...) and the heads of pre-training (cls.*) are left aside; every other tensor
-/// must be used, and every parameter found with its shape in a floating dtype. Only the head may be absent, as a whole.
+/// must be used, and every parameter found with its shape in a floating dtype. Only the head may be absent, as a whole;
+/// an image model's head for another number of labels counts as absent.
 /// Throws Error{Data} with one diagnostic per tensor that does not fit, at most 40.
 CheckpointMatch match_checkpoint(const formats::ModelDirectory& model, const Arch& arch, int64_t num_labels);
 

@@ -172,6 +172,13 @@ const Json* JsonObject::find(const std::string& key) const {
   return found == value_->end() || found->is_null() ? nullptr : &*found;
 }
 
+void JsonObject::refuse_other_keys(const std::vector<std::string>& known) const {
+  for (const auto& [key, value] : value_->items()) {
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      throw error(printable(key), "unknown key", suggest(key, known));
+  }
+}
+
 Error JsonObject::error(const std::string& key, const std::string& problem, const std::string& hint) const {
   return data_error_in(file_, path_.empty() ? key : path_ + "." + key, problem, hint);
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace lathe {
 
@@ -45,6 +46,9 @@ class JsonObject {
   bool boolean(const std::string& key, std::optional<bool> fallback = {}) const;
   std::string string(const std::string& key, std::optional<std::string> fallback = {}) const;
   JsonObject object(const std::string& key) const;
+
+  /// Throws at the first key that is not among `known`.
+  void refuse_other_keys(const std::vector<std::string>& known) const;
 
   /// An Error{Data} about `key` of this object: `FILE: PATH.KEY: PROBLEM (HINT)`.
   class Error error(const std::string& key, const std::string& problem, const std::string& hint = "") const;

@@ -122,6 +122,10 @@ bool resolve_path(const YamlNode& node, const std::string& key, const std::strin
     context.complain(node, key, "a path");
     return false;
   }
+  if (written.empty()) {  // as a resolved recipe writes a path that is left out
+    path = {};
+    return true;
+  }
   Path result;
   bool starts_with_reference = false;
   for (size_t at = 0; at < written.size();) {

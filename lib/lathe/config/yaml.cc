@@ -198,6 +198,22 @@ YamlNode parse_yaml(std::string_view text, const std::string& file) {
   return std::move(builder.root);
 }
 
+Json to_json(const YamlNode& node) {
+  if (node.kind == YamlNode::Kind::Sequence) {
+    Json list = Json::array();
+    for (const YamlNode& item : node.items) list.push_back(to_json(item));
+    return list;
+  }
+  if (node.is_mapping()) {
+    Json object = Json::object();
+    for (const YamlNode::Member& member : node.members) object[member.key] = to_json(member.value);
+    return object;
+  }
+  // A plain scalar that JSON reads as a number, true, false or null is that.
+  const Json value = node.quoted ? Json() : Json::parse(node.text, nullptr, /*allow_exceptions=*/false);
+  return node.quoted || value.is_discarded() || value.is_structured() || value.is_string() ? Json(node.text) : value;
+}
+
 YamlNode read_yaml_file(const std::string& path) {
   if (std::filesystem::is_directory(path)) fail(path, 0, 0, Diagnostic::expected("a YAML file", "a directory"));
   try {

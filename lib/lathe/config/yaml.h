@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "lathe/base/json.h"
+
 namespace lathe::config {
 
 /// One node of a YAML document with its place. Mappings keep their order and have no key twice.
@@ -39,6 +41,9 @@ struct YamlNode::Member {
 /// duplicate or merge keys, no second document. Size and nesting are checked before the parser sees the text. Throws
 /// Error{Config} with every mistake that could be found.
 YamlNode parse_yaml(std::string_view text, const std::string& file);
+
+/// The node as JSON: plain scalars become numbers, true, false and null where they read so, all else strings.
+Json to_json(const YamlNode& node);
 
 /// Reads and parses a file.
 YamlNode read_yaml_file(const std::string& path);

@@ -25,7 +25,14 @@ std::vector<std::string> resolved(const std::vector<recipe::Path>& paths) {
 
 void prepare_tokens(const recipe::Recipe& recipe, const recipe::ResolvedModel& model, const TextDataset& dataset,
                     TextClassificationData& data) {
-  if (!dataset.is_tokens()) data.tokenizer = open_tokenizer(model.directory, model.config.arch);
+  if (!dataset.is_tokens()) {
+    if (model.directory.path().empty()) {
+      Diagnostic diagnostic = recipe.at("model.path");
+      diagnostic.problem = "is required for its tokenizer";
+      throw Error(ErrorKind::Config, diagnostic);
+    }
+    data.tokenizer = open_tokenizer(model.directory, model.config.arch);
+  }
   data.vocab_size = arch::vocab_size(model.config.arch);
   data.tokenize = {static_cast<size_t>(model.max_length), recipe.data.truncation == recipe::Truncation::Left};
 }

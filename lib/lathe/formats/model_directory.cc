@@ -135,7 +135,7 @@ std::string resolve_model_path(const std::string& path) {
   return snapshot.string();
 }
 
-ModelDirectory ModelDirectory::open(const std::string& path) {
+ModelDirectory ModelDirectory::open_without_weights(const std::string& path) {
   ModelDirectory model;
   model.path_ = resolve_model_path(path);
   std::error_code ignored;
@@ -146,6 +146,11 @@ ModelDirectory ModelDirectory::open(const std::string& path) {
   if (!path_exists(model.config_path())) {
     throw data_error(model.config_path(), "no such file", "a model directory holds config.json");
   }
+  return model;
+}
+
+ModelDirectory ModelDirectory::open(const std::string& path) {
+  ModelDirectory model = open_without_weights(path);
   const std::string single = model.path_ + "/" + kWeights;
   const std::string index = model.path_ + "/" + kIndex;
   if (path_exists(single)) {

@@ -22,6 +22,8 @@ class ModelDirectory {
   /// Throws Error{Data}: no such directory, no config.json, pickled weights only, a missing shard, an index that names
   /// anything but plain .safetensors files in the directory, tensors that the index and its shards do not agree on.
   static ModelDirectory open(const std::string& path);
+  /// The same for the configuration and the tokenizer alone: weights may be absent and are not looked at.
+  static ModelDirectory open_without_weights(const std::string& path);
 
   const std::string& path() const { return path_; }
   std::string config_path() const { return path_ + "/config.json"; }

@@ -1,8 +1,8 @@
 #include "lathe/models/load.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,18 +20,46 @@
 namespace lathe::models {
 namespace {
 
-constexpr double kHeadStd = 0.02;
-
 bool is_adapter_parameter(const std::string& name) {
   return name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos;
 }
 
-void initialise_head(at::Tensor parameter, const std::string& name, uint64_t seed) {
-  if (name.ends_with(".bias")) {
-    parameter.set_data(at::zeros(parameter.sizes()));
-  } else {
-    fill_normal(parameter, kHeadStd, seed, name);
+// Two standard normals from counters (Box-Muller); this is the first.
+double random_normal(uint64_t key, uint64_t index) {
+  const double u = 1 - random_uniform(key, 2 * index), v = random_uniform(key, 2 * index + 1);
+  return std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * v);
+}
+
+// Cut at two: drawn again, with another key, until it lies inside.
+double random_cut_normal(uint64_t key, uint64_t index) {
+  for (uint64_t attempt = 0;; ++attempt) {
+    const double value = random_normal(attempt == 0 ? key : make_key(key, attempt), index);
+    if (std::abs(value) <= 2) return value;
   }
+}
+
+double drawn(const arch::Initial& initial, uint64_t key, uint64_t index) {
+  switch (initial.kind) {
+    case arch::Initial::Kind::Constant:
+      return initial.value;
+    case arch::Initial::Kind::Normal:
+      return initial.value * random_normal(key, index);
+    case arch::Initial::Kind::TruncatedNormal:
+      return initial.value * random_cut_normal(key, index);
+    case arch::Initial::Kind::Uniform:
+      return initial.value * (2 * random_uniform(key, index) - 1);
+  }
+  return 0;
+}
+
+at::Tensor draw(at::IntArrayRef shape, const arch::Initial& initial, uint64_t seed, const std::string& name) {
+  const at::Tensor values = at::empty(shape, at::kFloat);
+  const uint64_t key = make_key(seed, name_key(name));
+  auto* data = values.data_ptr<float>();
+  at::parallel_for(0, values.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) data[i] = static_cast<float>(drawn(initial, key, static_cast<uint64_t>(i)));
+  });
+  return values;
 }
 
 void set_precision(torch::nn::Module& model, nn::Precision precision, bool round_trained) {
@@ -62,17 +90,26 @@ const arch::CheckpointMatch::Item& item_of(const Items& items, const std::string
   return *found->second;
 }
 
-void quantize_weights(torch::nn::Module& model, const Items& items, io::ModelTensors& files, nn::Precision precision) {
+// A new weight, drawn and quantised.
+void quantize_drawn(nn::NF4LinearImpl& layer, const arch::ParameterSpec& parameter, uint64_t seed) {
+  layer.quantize(draw(parameter.shape, parameter.initial, seed, parameter.name), parameter.name);
+}
+
+void quantize_weights(torch::nn::Module& model, const Items& items, io::ModelTensors& files, nn::Precision precision,
+                      uint64_t seed) {
   for (const auto& entry : model.named_modules("", /*include_self=*/false)) {
     auto* layer = dynamic_cast<nn::NF4LinearImpl*>(entry.value().get());
     if (layer == nullptr) continue;
     const std::string name = checkpoint_name(entry.key() + ".weight");
-    const formats::TensorLocation* location = item_of(items, name).tensor;
-    if (location == nullptr)
-      throw Error(ErrorKind::Internal, Diagnostic{"", 0, 0, name, "is new: it cannot be quantised", ""});
+    const arch::CheckpointMatch::Item& item = item_of(items, name);
+    layer->options.compute(precision.compute);
+    const formats::TensorLocation* location = item.tensor;
+    if (location == nullptr) {
+      quantize_drawn(*layer, item.parameter, seed);
+      continue;
+    }
     const at::Tensor stored = files.tensor(*location);
     const bool narrow = stored.scalar_type() == at::kBFloat16 || stored.scalar_type() == at::kHalf;
-    layer->options.compute(precision.compute);
     try {
       layer->quantize(narrow ? stored : stored.to(at::kFloat), location->info.name);
     } catch (const c10::ValueError& error) {
@@ -90,16 +127,8 @@ std::string checkpoint_name(std::string name) {
   return name;
 }
 
-void fill_normal(at::Tensor parameter, double std, uint64_t seed, const std::string& name) {
-  const at::Tensor values = at::empty(parameter.sizes(), at::kFloat);
-  const uint64_t key = make_key(seed, name_key(name));
-  auto* data = values.data_ptr<float>();
-  for (int64_t i = 0; i < values.numel(); ++i) {  // Box-Muller
-    const double u = 1 - random_uniform(key, 2 * static_cast<uint64_t>(i)),
-                 v = random_uniform(key, 2 * static_cast<uint64_t>(i) + 1);
-    data[i] = static_cast<float>(std * std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * v));
-  }
-  parameter.set_data(values);
+void initialise(at::Tensor parameter, const arch::Initial& initial, uint64_t seed, const std::string& name) {
+  parameter.set_data(draw(parameter.sizes(), initial, seed, name));
 }
 
 at::ScalarType stored_type(const arch::CheckpointMatch& match) {
@@ -125,7 +154,7 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
     const std::string name = checkpoint_name(entry.key());
     const arch::CheckpointMatch::Item& item = item_of(items, name);
     if (item.tensor == nullptr) {
-      initialise_head(parameter, name, seed);
+      initialise(parameter, item.parameter.initial, seed, name);
       continue;
     }
     const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad();
@@ -133,7 +162,7 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
     const at::Tensor tensor = stored.to(frozen_matrix ? precision.storage : at::kFloat);
     parameter.set_data(parameter.requires_grad() ? tensor.clone() : tensor);
   }
-  quantize_weights(model, items, files, precision);
+  quantize_weights(model, items, files, precision, seed);
   set_precision(model, precision, round_trained);
 }
 

@@ -11,8 +11,8 @@ namespace lathe::models {
 /// Frozen parameters become views of the mapped file where dtype and alignment allow; parameters that will train are
 /// copied to float32. Matrices are stored and multiplied under `precision`; those that train beside an adapter
 /// (round_trained false) are plain float32. An NF4Linear's weight is quantised as it is read: a value that is not
-/// finite is refused by tensor and place, and no page of the file stays in memory for it. A new head is drawn from the
-/// counters: weight N(0, 0.02), bias zero, as in transformers' BERT. Throws Error{Data}, also when a parameter stays
+/// finite is refused by tensor and place, and no page of the file stays in memory for it. What the checkpoint lacks is
+/// drawn from the seed's counters as the family's own code draws it. Throws Error{Data}, also when a parameter stays
 /// hollow: that is, when the model has one that the match does not know.
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed,
                   nn::Precision precision = {}, bool round_trained = false);
@@ -23,7 +23,7 @@ at::ScalarType stored_type(const arch::CheckpointMatch& match);
 /// A parameter's name in the checkpoint: without the levels that adapters put in between.
 std::string checkpoint_name(std::string parameter_name);
 
-/// Fills `parameter` with N(0, std²), drawn by counters from (seed, name).
-void fill_normal(at::Tensor parameter, double std, uint64_t seed, const std::string& name);
+/// Fills `parameter` as `initial` says, drawn by counters from (seed, name).
+void initialise(at::Tensor parameter, const arch::Initial& initial, uint64_t seed, const std::string& name);
 
 }  // namespace lathe::models

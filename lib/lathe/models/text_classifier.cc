@@ -30,11 +30,8 @@ TokenBatch pack_tokens(const std::vector<std::vector<int64_t>>& input_ids,
 }
 
 std::shared_ptr<TextClassifier> build_text_classifier(const arch::Arch& arch, int64_t num_labels) {
-  auto model = std::visit(
-      [&](const arch::BertArch& bert) -> std::shared_ptr<TextClassifier> {
-        return std::make_shared<BertForSequenceClassification>(bert, num_labels);
-      },
-      arch);
+  TORCH_CHECK_VALUE(!arch::sees_images(arch), "build_text_classifier: expected the shape of a text model");
+  auto model = std::make_shared<BertForSequenceClassification>(std::get<arch::BertArch>(arch), num_labels);
   for (Tensor& parameter : model->parameters()) parameter.requires_grad_(false);
   return model;
 }

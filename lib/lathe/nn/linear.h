@@ -76,13 +76,14 @@ class LinearImpl : public LinearBase {
 
   void set_precision(Precision precision) { precision_ = precision; }
   Precision precision() const { return precision_; }
+  /// Whether the weight multiplies `x` as it is: without rounding or conversion.
+  bool is_plain(const Tensor& x) const;
 
   Tensor weight;
 
  private:
   // The weight as a product with `x` uses it: rounded to storage, in the type of the computation.
   Tensor used_weight(const Tensor& x) const;
-  bool is_plain(const Tensor& x) const;
 
   Tensor bias_;
   Precision precision_;

@@ -93,6 +93,8 @@ struct FusedGelu : torch::autograd::Function<FusedGelu> {
   }
 };
 
+const char* gelu_form(Gelu kind) { return kind == Gelu::Tanh ? "tanh" : "none"; }
+
 Tensor scaled_and_shifted(const Tensor& xhat, const Tensor& gamma, const Tensor& beta) {
   Tensor y = at::empty(xhat.sizes(), xhat.options());
   const int64_t columns = xhat.size(1);
@@ -177,10 +179,21 @@ Tensor LayerNormImpl::forward(const Tensor& x) const { return at::layer_norm(x, 
 Tensor linear_gelu(const Tensor& x, LinearBase& linear, Gelu kind) {
   const Tensor h = linear.product(x);
   if (uses_kernels(h) && h.dim() == 2) return FusedGelu::apply(h, bias_of(linear), kind == Gelu::Tanh);
-  const Tensor v = linear.bias().defined() ? h + linear.bias() : h;
-  const char* form = kind == Gelu::Tanh ? "tanh" : "none";
-  Tensor y = at::gelu(v, form);
-  recompute_on_demand(y, [v = v.detach(), form] { return at::gelu(v, form); });
+  return gelu_of_product(linear.bias().defined() ? h + linear.bias() : h, kind);
+}
+
+Tensor gelu_of_product(const Tensor& h, Gelu kind) {
+  if (uses_kernels(h) && h.is_contiguous())
+    return FusedGelu::apply(h.view({-1, h.size(-1)}), std::nullopt, kind == Gelu::Tanh).view(h.sizes());
+  Tensor y = at::gelu(h, gelu_form(kind));
+  recompute_on_demand(y, [h = h.detach(), kind] { return at::gelu(h, gelu_form(kind)); });
+  return y;
+}
+
+Tensor gelu_value(const Tensor& h, Gelu kind) {
+  if (!uses_kernels(h)) return at::gelu(h, gelu_form(kind));
+  Tensor y = at::empty(h.sizes(), h.options());
+  run_gelu(h.view({-1, h.size(-1)}), std::nullopt, kind == Gelu::Tanh, y.view({-1, h.size(-1)}), Tensor());
   return y;
 }
 

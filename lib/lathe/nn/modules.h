@@ -48,6 +48,11 @@ enum class Gelu {
 /// Source: Hendrycks and Gimpel 2016, "Gaussian error linear units" (arXiv:1606.08415).
 Tensor linear_gelu(const Tensor& x, LinearBase& linear, Gelu kind);
 
+/// gelu(h) of a product that nobody else holds, whatever its shape: likewise one fused pass that may overwrite h.
+Tensor gelu_of_product(const Tensor& h, Gelu kind);
+/// The same bits outside autograd; h stays.
+Tensor gelu_value(const Tensor& h, Gelu kind);
+
 /// norm(dropout(linear(x)) + residual): the end of a post-norm sublayer, as one product and one fused pass.
 ///
 /// Shape   x [N, in_features], residual [N, out_features] -> [N, out_features]

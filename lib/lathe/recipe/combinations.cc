@@ -138,6 +138,7 @@ std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::stri
   check_data(recipe.data, checker);
   check_optimizer(recipe.optimizer, checker);
   check_training(recipe.training, checker);
+  checker.require(!recipe.output.dir.text.empty(), "output.dir", "expected a path, got nothing");
   const Quant none;
   checker.require(recipe.quant.type != QuantType::None || recipe.quant.blocksize == none.blocksize, "quant.blocksize",
                   "has no meaning with quant.type: none");

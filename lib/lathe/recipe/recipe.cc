@@ -14,7 +14,7 @@ namespace {
 using config::ReadContext;
 using config::YamlNode;
 
-Recipe bind(const YamlNode& root, const std::string& base) {
+Recipe bind_recipe(const YamlNode& root, const std::string& base) {
   if (!root.is_mapping()) {
     throw Error(ErrorKind::Config,
                 Diagnostic{root.file, root.line, root.column, "", Diagnostic::expected("a mapping", root.describe()),
@@ -82,7 +82,7 @@ Recipe parse(const std::string& text, const std::string& file, const std::string
              const std::vector<std::string>& overrides) {
   YamlNode root = config::parse_yaml(text, file);
   for (const std::string& override_text : overrides) config::apply_override(root, override_text);
-  return bind(root, base);
+  return bind_recipe(root, base);
 }
 
 Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides) {
@@ -101,7 +101,7 @@ Recipe load(const std::string& file_or_name, const std::vector<std::string>& ove
   }
   YamlNode root = config::read_yaml_file(file_or_name);
   for (const std::string& override_text : overrides) config::apply_override(root, override_text);
-  return bind(root, std::filesystem::absolute(file_or_name).parent_path().string());
+  return bind_recipe(root, std::filesystem::absolute(file_or_name).parent_path().string());
 }
 
 std::string to_yaml(const Recipe& recipe) {

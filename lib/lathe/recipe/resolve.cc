@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "lathe/arch/checkpoint.h"
 #include "lathe/base/json.h"
 
 namespace lathe::recipe {
@@ -79,7 +78,8 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   const bool from_file = recipe.adapter.from.has_value();
   formats::AdapterConfig config = from_file ? config_of_file(recipe) : config_of_recipe(recipe);
   config.base_model_name_or_path = recipe.model.path.text;
-  config.task_type = "SEQ_CLS";
+  // PEFT's wrapper for SEQ_CLS wants a model of transformers.
+  if (!arch::sees_images(model.config.arch)) config.task_type = "SEQ_CLS";
   for (const std::string& head : arch::head_modules(model.config.arch)) {
     const auto& saved = config.modules_to_save;
     if (std::find(saved.begin(), saved.end(), head) == saved.end()) config.modules_to_save.push_back(head);
@@ -109,6 +109,54 @@ void resolve_labels(const Recipe& recipe, ResolvedModel& model) {
   if (model.labels.empty()) model.labels = model.config.labels;
 }
 
+// A mapping of the recipe, read by what reads files: its mistakes are the recipe's.
+arch::ModelConfig read_arch(const Recipe& recipe) {
+  try {
+    return arch::read_arch_mapping(JsonObject(recipe.model.arch->json, "", "model.arch"));
+  } catch (const Error& error) {
+    std::vector<Diagnostic> mistakes = error.diagnostics();
+    for (Diagnostic& mistake : mistakes) {
+      const Diagnostic place = recipe.at("model.arch");
+      mistake.file = place.file;
+      mistake.line = place.line;
+      mistake.column = place.column;
+    }
+    throw Error(ErrorKind::Config, std::move(mistakes));
+  }
+}
+
+void open_model(const Recipe& recipe, ResolvedModel& model) {
+  const std::string& path = recipe.model.path.resolved;
+  model.random = recipe.model.init == Init::Random;
+  if (!model.random) {
+    model.directory = formats::ModelDirectory::open(path);
+  } else if (!path.empty()) {
+    model.directory = formats::ModelDirectory::open_without_weights(path);
+  }
+  model.config = recipe.model.arch ? read_arch(recipe) : arch::read_model_config(model.directory.config_path());
+  if (recipe.model.dropout && !arch::override_dropout(model.config.arch, *recipe.model.dropout))
+    throw config_error(recipe.at("model.dropout"), "has no meaning for a " + model.config.model_type);
+}
+
+void check_task(const Recipe& recipe, const ResolvedModel& model) {
+  const bool images = arch::sees_images(model.config.arch);
+  if (images == (recipe.model.task == Task::ImageClassification)) return;
+  throw config_error(recipe.at("model.task"),
+                     Diagnostic::expected(images ? "image_classification" : "classification",
+                                          config::Codec<Task>::write(recipe.model.task)),
+                     "the model is a " + model.config.model_type);
+}
+
+void resolve_length(const Recipe& recipe, ResolvedModel& model) {
+  const int64_t positions = arch::max_positions(model.config.arch);
+  model.max_length = recipe.model.max_length.value_or(default_max_length(model.directory, model.config.arch));
+  if (model.max_length > positions) {
+    throw config_error(recipe.at("model.max_length"),
+                       Diagnostic::expected("at most the model's " + std::to_string(positions) + " positions",
+                                            std::to_string(model.max_length)));
+  }
+}
+
 }  // namespace
 
 int64_t default_max_length(const formats::ModelDirectory& directory, const arch::Arch& arch) {
@@ -125,24 +173,23 @@ int64_t default_max_length(const formats::ModelDirectory& directory, const arch:
   return length;
 }
 
+arch::CheckpointMatch ResolvedModel::match(int64_t num_labels) const {
+  return random ? arch::match_nothing(config.arch, num_labels)
+                : arch::match_checkpoint(directory, config.arch, num_labels);
+}
+
 ResolvedModel resolve_model(const Recipe& recipe) {
-  ResolvedModel model{formats::ModelDirectory::open(recipe.model.path.resolved), {}, {}, {}, {}, 0};
-  model.config = arch::read_model_config(model.directory.config_path());
-  if (recipe.model.dropout) arch::override_dropout(model.config.arch, *recipe.model.dropout);
-  const int64_t positions = arch::max_positions(model.config.arch);
-  model.max_length = recipe.model.max_length.value_or(default_max_length(model.directory, model.config.arch));
-  if (model.max_length > positions) {
-    throw config_error(recipe.at("model.max_length"),
-                       Diagnostic::expected("at most the model's " + std::to_string(positions) + " positions",
-                                            std::to_string(model.max_length)));
-  }
+  ResolvedModel model;
+  open_model(recipe, model);
+  check_task(recipe, model);
+  if (!arch::sees_images(model.config.arch)) resolve_length(recipe, model);
   resolve_adapter(recipe, model);
   resolve_labels(recipe, model);
-  const formats::TensorLocation* head = model.directory.find("classifier.weight");
+  const formats::TensorLocation* head = model.directory.find(arch::head_module(model.config.arch) + ".weight");
   const bool head_decides = model.labels.empty() && head != nullptr && !head->info.shape.empty();
   const int64_t num_labels =
       head_decides ? head->info.shape[0] : std::max<int64_t>(2, static_cast<int64_t>(model.labels.size()));
-  arch::match_checkpoint(model.directory, model.config.arch, num_labels);
+  model.match(num_labels);
   return model;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lathe/arch/arch.h"
+#include "lathe/arch/checkpoint.h"
 #include "lathe/arch/targets.h"
 #include "lathe/formats/adapter_directory.h"
 #include "lathe/formats/model_directory.h"
@@ -14,12 +15,16 @@ namespace lathe::recipe {
 
 /// A recipe's model as its files describe it: headers only, no weight is read.
 struct ResolvedModel {
-  formats::ModelDirectory directory;
+  formats::ModelDirectory directory;              ///< no tensors when weights are drawn; no path with model.arch alone
   arch::ModelConfig config;                       ///< with the recipe's dropout
   std::optional<formats::AdapterConfig> adapter;  ///< none: every weight trains
   std::vector<arch::Target> targets;              ///< the layers to adapt
   std::vector<std::string> labels;  ///< of the recipe, else of adapter.from, else of the checkpoint; empty: of the data
-  int64_t max_length = 0;           ///< tokens per sample
+  int64_t max_length = 0;           ///< tokens per sample; of a text model
+  bool random = false;              ///< weights are drawn
+
+  /// How the weights are filled.
+  arch::CheckpointMatch match(int64_t num_labels) const;
 };
 
 /// Reads the headers and checks the recipe against them: architecture, tensors and shapes, targets, lengths.

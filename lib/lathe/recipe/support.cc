@@ -15,8 +15,6 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   };
   const auto& [model, adapter, quant, data, optimizer, training, output, places] = recipe;
   unsupported(model.task != Task::Classification, "model.task", "classification");
-  unsupported(model.init != Init::Checkpoint, "model.init", "checkpoint");
-  unsupported(model.arch.has_value(), "model.arch", "a checkpoint's own config.json");
   unsupported(model.moe.has_value(), "model.moe", "none");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");

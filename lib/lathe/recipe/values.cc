@@ -109,6 +109,7 @@ bool Codec<recipe::Device>::read(const YamlNode& node, recipe::Device& device) {
 
 bool Codec<recipe::FreeMapping>::read(const YamlNode& node, recipe::FreeMapping& mapping) {
   mapping.text = flow_text(node);
+  mapping.json = to_json(node);
   return node.is_mapping();
 }
 

@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "lathe/base/json.h"
 #include "lathe/config/bind.h"
 
 /// The words and the composite values of a recipe.
@@ -71,9 +72,10 @@ struct Device {
   std::string text = "auto";
 };
 
-/// A mapping that is kept as written, for arch.
+/// A mapping of keys that others check, for arch.
 struct FreeMapping {
   std::string text;
+  Json json;
 };
 
 }  // namespace lathe::recipe

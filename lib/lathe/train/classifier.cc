@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 
 // config.json of the base model, saying that this is a classifier with these labels.
 std::string classifier_config_text(const Classifier& classifier) {
-  Json config = read_json_file(classifier.model_path + "/config.json", 16 << 20);
+  Json config = classifier.config;
   config["architectures"] = {"BertForSequenceClassification"};
   config.erase("torch_dtype");
   config["dtype"] = classifier.precision.storage == at::kBFloat16 ? "bfloat16" : "float32";
@@ -91,29 +91,38 @@ nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType c
   return precision;
 }
 
+Prepared prepare_model(torch::nn::Module& model, const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+                       int64_t num_labels) {
+  Prepared prepared;
+  const auto seed = static_cast<uint64_t>(recipe.training.seed);
+  if (resolved.adapter) {
+    quantize_slots(model, recipe.quant, resolved.adapter->modules_to_save);
+    adapters::attach(model, resolved.targets, *resolved.adapter);
+    adapters::initialise(model, seed);
+    prepared.saved_modules = adapters::train_modules(model, resolved.adapter->modules_to_save);
+  } else {
+    for (Tensor& parameter : model.parameters()) parameter.requires_grad_(true);
+  }
+  const auto match = resolved.match(num_labels);
+  prepared.precision = resolve_precision(recipe.model.dtype, recipe.model.compute, match);
+  models::load_weights(model, match, seed, prepared.precision, /*round_trained=*/!resolved.adapter);
+  if (recipe.adapter.from) adapters::load(recipe.adapter.from->resolved, model, prepared.saved_modules);
+  return prepared;
+}
+
 Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                             const std::vector<std::string>& labels) {
   Classifier classifier;
   classifier.arch = resolved.config.arch;
   classifier.model_path = resolved.directory.path();
+  classifier.config = resolved.config.json;
   classifier.adapter = resolved.adapter;
   classifier.labels = labels;
   const auto num_labels = static_cast<int64_t>(labels.size());
-  const auto seed = static_cast<uint64_t>(recipe.training.seed);
   classifier.model = models::build_text_classifier(resolved.config.arch, num_labels);
-  torch::nn::Module& model = *classifier.model;
-  if (resolved.adapter) {
-    quantize_slots(model, recipe.quant, resolved.adapter->modules_to_save);
-    adapters::attach(model, resolved.targets, *resolved.adapter);
-    adapters::initialise(model, seed);
-    classifier.saved_modules = adapters::train_modules(model, resolved.adapter->modules_to_save);
-  } else {
-    for (Tensor& parameter : model.parameters()) parameter.requires_grad_(true);
-  }
-  const auto match = arch::match_checkpoint(resolved.directory, resolved.config.arch, num_labels);
-  classifier.precision = resolve_precision(recipe.model.dtype, recipe.model.compute, match);
-  models::load_weights(model, match, seed, classifier.precision, /*round_trained=*/!resolved.adapter);
-  if (recipe.adapter.from) adapters::load(recipe.adapter.from->resolved, model, classifier.saved_modules);
+  Prepared prepared = prepare_model(*classifier.model, recipe, resolved, num_labels);
+  classifier.precision = prepared.precision;
+  classifier.saved_modules = std::move(prepared.saved_modules);
   return classifier;
 }
 
@@ -124,6 +133,7 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   Classifier classifier;
   classifier.arch = config.arch;
   classifier.model_path = directory.path();
+  classifier.config = config.json;
   const formats::TensorLocation* head = directory.find("classifier.weight");
   int64_t num_labels = head_rows(head == nullptr ? nullptr : &head->info);
   if (!adapter.empty()) {
@@ -201,6 +211,7 @@ void save_model(const Classifier& classifier, const std::string& directory) {
   }
   io::write_safetensors(directory + "/model.safetensors", tensors);
   write_file_atomically(directory + "/config.json", classifier_config_text(classifier));
+  if (classifier.model_path.empty()) return;
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}) {
     const fs::path source = fs::path(classifier.model_path) / name;
     if (fs::exists(source)) fs::copy_file(source, fs::path(directory) / name, fs::copy_options::overwrite_existing);

@@ -19,7 +19,8 @@ using at::Tensor;
 struct Classifier {
   std::shared_ptr<models::TextClassifier> model;
   arch::Arch arch;
-  std::string model_path;                         ///< the base model's directory
+  std::string model_path;                         ///< the base model's directory; empty: none
+  Json config;                                    ///< what the saved model's config.json starts from
   std::optional<formats::AdapterConfig> adapter;  ///< none: no adapter
   std::vector<std::string> saved_modules;         ///< paths of the modules trained whole beside the adapters
   std::vector<std::string> labels;
@@ -30,6 +31,17 @@ struct Classifier {
 /// Compute auto: bfloat16 for weights stored so, where the processor has matrix units for it (AMX), float32 elsewhere.
 nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType compute,
                                 const arch::CheckpointMatch& match);
+
+/// What prepare_model() decided.
+struct Prepared {
+  nn::Precision precision;                 ///< of the base's matrices
+  std::vector<std::string> saved_modules;  ///< paths of the modules trained whole beside the adapters
+};
+
+/// Makes a skeleton ready to train as the recipe says: adapters attached (or every weight trainable), weights streamed
+/// in, new parts drawn from training.seed.
+Prepared prepare_model(torch::nn::Module& model, const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+                       int64_t num_labels);
 
 /// The model of a recipe, ready to train: skeleton, adapters, weights streamed in, new parts drawn from training.seed.
 Classifier build_classifier(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
