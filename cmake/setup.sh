@@ -61,11 +61,22 @@ install_torch() {
     fail "torch==2.13.0+cpu is not offered here: set LATHE_PIP_ARGS to the CPU index of PyTorch's install guide, or pass CMAKE_PREFIX_PATH (log: $cache/pip.log)"
 }
 
+# Alone: its dependency torchvision has no build for this torch, and its models do without.
+install_timm() {
+  has_python_package timm 1.0.31 && return
+  echo "setup: installing the peer timm==1.0.31"
+  # shellcheck disable=SC2086
+  "$venv/bin/pip" install -q --no-deps timm==1.0.31 ${LATHE_PIP_ARGS:-} >"$cache/pip.log" 2>&1 ||
+    fail "timm could not be installed (log: $cache/pip.log)"
+}
+
 install_peers() {
-  local peers=(transformers==5.23.0 peft==0.21.2 safetensors==0.8.0 tokenizers==0.23.3 tensorboard==2.21.0 pillow==13.0.0) wanted=() peer
+  local peers=(transformers==5.23.0 peft==0.21.2 safetensors==0.8.0 tokenizers==0.23.3 tensorboard==2.21.0 pillow==13.0.0
+    pyyaml==6.0.4) wanted=() peer
   for peer in "${peers[@]}"; do
     has_python_package "${peer%%==*}" "${peer##*==}" || wanted+=("$peer")
   done
+  install_timm
   [ ${#wanted[@]} -eq 0 ] && return
   echo "setup: installing the peers ${wanted[*]}"
   # torch is named again so that no peer pulls in another build of it.
