@@ -70,6 +70,12 @@ class Parser {
     add_recipe(validate);
     add_overrides(validate);
     validate->add_flag("--data", line_.data, "Also read the data and the tokenizer");
+    CLI::App* plan = verb("plan", "What a recipe will cost: parameters, FLOPs, memory, before a weight is read",
+                          "lathe plan quickstart training.batch_size=64");
+    add_recipe(plan);
+    add_overrides(plan);
+    plan->add_flag("--measure", line_.measure, "Also run a step on made-up samples, and compare");
+    plan->add_flag("--json", line_.json, "One JSON object");
     CLI::App* eval = verb("eval", "Evaluate a recipe's model or a finished run on data.eval",
                           "lathe eval runs/quickstart data.eval=test.jsonl --json");
     add_recipe(eval, "A recipe, or a run directory");

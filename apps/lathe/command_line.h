@@ -19,6 +19,7 @@ struct CommandLine {
   bool resume = false;
   bool data = false;
   bool json = false;
+  bool measure = false;
   bool schema = false;
   bool truncate = false;
   bool decode = false;

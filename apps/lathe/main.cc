@@ -17,8 +17,10 @@ int run(const CommandLine& line, char** argv) {
                                                                             {"tokenize", run_tokenize},
                                                                             {"inspect", run_inspect},
                                                                             {"doctor", run_doctor},
-                                                                            {"report", run_report}};
-  if (const auto found = kVerbs.find(line.verb); found != kVerbs.end()) return found->second(line);
+                                                                            {"report", run_report},
+                                                                            {"plan", run_plan}};
+  const auto found = kVerbs.find(line.verb);
+  if (found != kVerbs.end() && !line.measure) return found->second(line);
   if (line.verb == "train")
     recipe::load(line.recipe, line.overrides);  // a mistake in the recipe need not wait for LibTorch
   return hand_over(argv);

@@ -13,6 +13,7 @@ int run_tokenize(const CommandLine& line);
 int run_inspect(const CommandLine& line);
 int run_doctor(const CommandLine& line);
 int run_report(const CommandLine& line);
+int run_plan(const CommandLine& line);
 
 /// The path of lathe-torch: beside this program, or in libexec when installed. Throws Error{Internal} when it is
 /// missing.

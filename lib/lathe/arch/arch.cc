@@ -95,6 +95,11 @@ bool override_dropout(Arch& arch, double rate) {
   return true;
 }
 
+int64_t num_layers(const Arch& arch) {
+  const auto* bert = std::get_if<BertArch>(&arch);
+  return bert != nullptr ? bert->num_hidden_layers : std::get<MixerArch>(arch).num_blocks;
+}
+
 int64_t max_positions(const Arch& arch) { return std::get<BertArch>(arch).max_position_embeddings; }
 int64_t vocab_size(const Arch& arch) { return std::get<BertArch>(arch).vocab_size; }
 

@@ -38,6 +38,9 @@ bool sees_images(const Arch& arch);
 /// Every dropout of `arch` set to `rate`. False when the family has none.
 bool override_dropout(Arch& arch, double rate);
 
+/// The layers of the stack that activation checkpointing splits.
+int64_t num_layers(const Arch& arch);
+
 /// Of a text model.
 int64_t max_positions(const Arch& arch);
 int64_t vocab_size(const Arch& arch);

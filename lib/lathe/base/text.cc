@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 
 namespace lathe {
@@ -162,6 +164,21 @@ std::string format_bytes(uint64_t bytes) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits.at(unit));
   return text.data();
+}
+
+std::optional<int64_t> parse_bytes(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return std::nullopt;
+  std::string_view unit = text.substr(static_cast<size_t>(end - text.data()));
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
+  const bool binary = unit.size() == 3 && unit.ends_with("iB");
+  if (!binary && !(unit == "B" || (unit.size() == 2 && unit.ends_with('B')))) return std::nullopt;
+  const size_t power = unit == "B" ? 0 : std::string_view(" KMGT").find(unit.front());
+  if (power == std::string_view::npos || (unit != "B" && power == 0)) return std::nullopt;
+  const double bytes = number * std::pow(binary ? 1024.0 : 1000.0, static_cast<double>(power));
+  if (!(bytes >= 1 && bytes <= 9007199254740992.0)) return std::nullopt;
+  return static_cast<int64_t>(bytes);
 }
 
 }  // namespace lathe

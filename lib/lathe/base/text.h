@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,5 +30,8 @@ std::string suggest(std::string_view name, const std::vector<std::string>& candi
 
 /// 1536 -> "1.5 KiB".
 std::string format_bytes(uint64_t bytes);
+/// The other way: a number and B, KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB; none for anything else, and
+/// for what is not in [1 B, 2^53 B].
+std::optional<int64_t> parse_bytes(std::string_view text);
 
 }  // namespace lathe

@@ -131,17 +131,6 @@ void initialise(at::Tensor parameter, const arch::Initial& initial, uint64_t see
   parameter.set_data(draw(parameter.sizes(), initial, seed, name));
 }
 
-at::ScalarType stored_type(const arch::CheckpointMatch& match) {
-  const formats::TensorInfo* largest = nullptr;
-  for (const auto& item : match.items) {
-    if (item.tensor != nullptr && (largest == nullptr || item.tensor->info.num_bytes() > largest->num_bytes()))
-      largest = &item.tensor->info;
-  }
-  const bool half =
-      largest != nullptr && (largest->dtype == formats::Dtype::BF16 || largest->dtype == formats::Dtype::F16);
-  return half ? at::kBFloat16 : at::kFloat;
-}
-
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed, nn::Precision precision,
                   bool round_trained) {
   const at::NoGradGuard no_grad;

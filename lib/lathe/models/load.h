@@ -17,9 +17,6 @@ namespace lathe::models {
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed,
                   nn::Precision precision = {}, bool round_trained = false);
 
-/// bfloat16 when the largest tensor of the checkpoint is stored in 16 bits, else float32.
-at::ScalarType stored_type(const arch::CheckpointMatch& match);
-
 /// A parameter's name in the checkpoint: without the levels that adapters put in between.
 std::string checkpoint_name(std::string parameter_name);
 

@@ -88,7 +88,7 @@ Tensor map_tokens(const Tensor& x_BKC, LinearBase& linear, const std::optional<T
   const Tensor x_BCK = x_BKC.transpose(1, 2).contiguous();
   recompute_on_demand(x_BCK, [again] { return again().transpose(1, 2).contiguous(); });
   const Tensor y_BMC = linear.forward(x_BCK).transpose(1, 2);
-  return residual ? y_BMC + *residual : y_BMC.contiguous();
+  return residual ? *residual + y_BMC : y_BMC.contiguous();  // as the residual lies
 }
 
 // The norm, and how to compute it again.
@@ -154,7 +154,7 @@ Tensor MixerBlockImpl::forward(const Tensor& x) {
   const Tensor hidden_ND = linear_gelu(rows_NC, *mlp_channels->fc1, gelu);
   Tensor y_NC = mlp_channels->fc2->product(hidden_ND);
   if (mlp_channels->fc2->bias().defined()) y_NC = y_NC.add_(mlp_channels->fc2->bias());
-  return y_NC.view(u_BSC.sizes()).add_(u_BSC);
+  return y_NC.add_(u_BSC.reshape(y_NC.sizes())).view(u_BSC.sizes());  // in place on no view: that would copy gradients
 }
 
 void MixerBlockImpl::pretty_print(std::ostream& stream) const {

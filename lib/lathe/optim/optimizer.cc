@@ -11,6 +11,11 @@
 #include "lathe/base/error.h"
 
 namespace lathe::optim {
+namespace {
+
+constexpr int64_t kNormPiece = int64_t{1} << 18;  // elements in double at a time
+
+}  // namespace
 
 std::vector<Trained> with_weight_decay(const NamedTensors& parameters, double weight_decay) {
   std::vector<Trained> trained;
@@ -77,8 +82,9 @@ GradientNorm clip_gradients(const std::vector<Trained>& trained, double max_norm
   const at::NoGradGuard no_grad;
   double sum_of_squares = 0;
   for (const Trained& item : trained) {
-    if (item.parameter.grad().defined())
-      sum_of_squares += item.parameter.grad().to(at::kDouble).square().sum().item<double>();
+    if (!item.parameter.grad().defined()) continue;
+    for (const Tensor& piece : item.parameter.grad().reshape({-1}).split(kNormPiece))
+      sum_of_squares += piece.to(at::kDouble).square().sum().item<double>();
   }
   const GradientNorm result{std::sqrt(sum_of_squares), std::isfinite(sum_of_squares)};
   const double scale = max_norm / (result.norm + 1e-6);

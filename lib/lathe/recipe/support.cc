@@ -25,10 +25,7 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   unsupported(data.packing, "data.packing", "false");
   unsupported(data.num_workers != 1, "data.num_workers", "1");
   unsupported(data.image.has_value(), "data.image", "none");
-  unsupported(!training.batch_size.samples, "training.batch_size", "an integer");
   unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
-  unsupported(training.activation_checkpointing.kind == Checkpointing::Kind::Budget,
-              "training.activation_checkpointing", "none, elementwise, full, {every: n}, {layers: m}");
   return mistakes;
 }
 

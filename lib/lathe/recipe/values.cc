@@ -74,7 +74,10 @@ bool Codec<recipe::Checkpointing>::read(const YamlNode& node, recipe::Checkpoint
   const auto& [key, line, column, value] = node.members.front();
   if (key == "budget") {
     checkpointing.kind = Kind::Budget;
-    return Codec<std::string>::read(value, checkpointing.budget);
+    if (!Codec<std::string>::read(value, checkpointing.budget)) return false;
+    const auto bytes = parse_bytes(checkpointing.budget);
+    checkpointing.budget_bytes = bytes.value_or(0);
+    return bytes.has_value();
   }
   if (key != "every" && key != "layers") return false;
   checkpointing.kind = key == "every" ? Kind::Every : Kind::Layers;

@@ -63,8 +63,9 @@ struct ImageSize {
 /// none | elementwise | full | {every: n} | {layers: m} | {budget: "8 GiB"}
 struct Checkpointing {
   enum class Kind { None, Elementwise, Full, Every, Layers, Budget } kind = Kind::None;
-  int64_t count = 0;   ///< of every and layers
-  std::string budget;  ///< of budget
+  int64_t count = 0;         ///< of every and layers
+  std::string budget{};      ///< of budget, as written
+  int64_t budget_bytes = 0;  ///< the same
 };
 
 /// auto | cpu | cuda | cuda:N

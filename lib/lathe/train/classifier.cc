@@ -1,7 +1,6 @@
 #include "lathe/train/classifier.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/cpu/Utils.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -14,6 +13,7 @@
 #include "lathe/io/tensors.h"
 #include "lathe/models/load.h"
 #include "lathe/models/quantize.h"
+#include "lathe/recipe/precision.h"
 
 namespace lathe::train {
 namespace {
@@ -73,23 +73,12 @@ void quantize_slots(torch::nn::Module& model, const recipe::Quant& quant, const 
                          skip);
 }
 
-bool has_bfloat16_matrix_units() {
-  const auto capabilities = at::cpu::get_cpu_capabilities();
-  const auto amx = capabilities.find("amx_bf16");
-  return amx != capabilities.end() && amx->second.toBool() && at::cpu::init_amx();
+nn::Precision precision_of(recipe::StorageType dtype, recipe::StorageType compute, const arch::CheckpointMatch& match) {
+  const recipe::Precision precision = recipe::resolve_precision(dtype, compute, match);
+  return {scalar_type_of(precision.storage), scalar_type_of(precision.compute)};
 }
 
 }  // namespace
-
-nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType compute,
-                                const arch::CheckpointMatch& match) {
-  using recipe::StorageType;
-  nn::Precision precision;
-  precision.storage = dtype == StorageType::Auto ? models::stored_type(match) : scalar_type_of(dtype);
-  const bool fast = precision.storage == at::kBFloat16 && has_bfloat16_matrix_units();
-  precision.compute = compute == StorageType::Auto ? (fast ? at::kBFloat16 : at::kFloat) : scalar_type_of(compute);
-  return precision;
-}
 
 Prepared prepare_model(torch::nn::Module& model, const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                        int64_t num_labels) {
@@ -104,7 +93,7 @@ Prepared prepare_model(torch::nn::Module& model, const recipe::Recipe& recipe, c
     for (Tensor& parameter : model.parameters()) parameter.requires_grad_(true);
   }
   const auto match = resolved.match(num_labels);
-  prepared.precision = resolve_precision(recipe.model.dtype, recipe.model.compute, match);
+  prepared.precision = precision_of(recipe.model.dtype, recipe.model.compute, match);
   models::load_weights(model, match, seed, prepared.precision, /*round_trained=*/!resolved.adapter);
   if (recipe.adapter.from) adapters::load(recipe.adapter.from->resolved, model, prepared.saved_modules);
   return prepared;
@@ -168,7 +157,7 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
     classifier.saved_modules = adapters::train_modules(*classifier.model, saved);
   }
   const auto match = arch::match_checkpoint(directory, config.arch, num_labels);
-  classifier.precision = resolve_precision(dtype, compute, match);
+  classifier.precision = precision_of(dtype, compute, match);
   models::load_weights(*classifier.model, match, 0, classifier.precision, /*round_trained=*/!classifier.adapter);
   if (classifier.adapter) adapters::load(adapter, *classifier.model, classifier.saved_modules);
   for (Tensor& parameter : classifier.model->parameters()) parameter.requires_grad_(false);

@@ -27,11 +27,6 @@ struct Classifier {
   nn::Precision precision;  ///< of the base's matrices
 };
 
-/// What model.dtype and model.compute mean for a checkpoint. Storage auto: as stored (float16 becomes bfloat16).
-/// Compute auto: bfloat16 for weights stored so, where the processor has matrix units for it (AMX), float32 elsewhere.
-nn::Precision resolve_precision(recipe::StorageType dtype, recipe::StorageType compute,
-                                const arch::CheckpointMatch& match);
-
 /// What prepare_model() decided.
 struct Prepared {
   nn::Precision precision;                 ///< of the base's matrices

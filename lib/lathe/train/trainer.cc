@@ -13,12 +13,16 @@
 
 #include "lathe/adapters/lora.h"
 #include "lathe/base/error.h"
+#include "lathe/base/files.h"
+#include "lathe/base/memory.h"
 #include "lathe/base/text.h"
+#include "lathe/cost/plan.h"
 #include "lathe/data/windows.h"
 #include "lathe/nn/kernels.h"
 #include "lathe/report/event_writer.h"
 #include "lathe/train/checkpoint_writer.h"
 #include "lathe/train/classifier_task.h"
+#include "lathe/train/memory_meter.h"
 #include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
 
@@ -78,16 +82,19 @@ int64_t bytes_of(const optim::NamedTensors& tensors) {
 // The loop over the steps of one run, with its directory.
 class Run {
  public:
-  Run(const recipe::Recipe& recipe, std::unique_ptr<Task> task, bool resume, TrainObserver& observer)
+  // `settled` is `recipe` with its open choices made.
+  Run(const recipe::Recipe& recipe, const recipe::Recipe& settled, std::unique_ptr<Task> task, cost::Plan plan,
+      bool resume, TrainObserver& observer)
       : recipe_(recipe),
         training_(recipe.training),
         observer_(observer),
         task_(std::move(task)),
+        plan_(std::move(plan)),
         windows_(task_->num_samples(), *training_.batch_size.samples, training_.gradient_accumulation_steps,
                  recipe.data.shuffle, static_cast<uint64_t>(training_.seed)),
         num_steps_(training_.max_steps.value_or(training_.epochs.value_or(1) * windows_.steps_per_epoch())),
         directory_(recipe.output.dir.resolved, resume),
-        stepper_(*task_, recipe, num_steps_),
+        stepper_(*task_, settled, num_steps_),
         writer_(directory_, training_.keep_checkpoints) {
     if (recipe.output.tensorboard) events_.emplace(directory_.path() / "tensorboard");
     state_.data = hex(task_->data_fingerprint());
@@ -372,6 +379,8 @@ class Run {
     for (const auto& [path, norm] : adapters::update_norms(task_->model())) norms[path] = norm;
     const Json summary = {{"environment", {{"bits decided by", state_.environment}}},
                           {"nonfinite_steps", state_.nonfinite},
+                          {"planned", {{"peak_bytes", static_cast<int64_t>(plan_.memory.peak)}}},
+                          {"measured", {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task_->model())}}},
                           {"adapter_norms", std::move(norms)}};
     write_file_atomically(directory_.path() / "run.json", summary.dump(1) + "\n");
   }
@@ -380,6 +389,7 @@ class Run {
   const recipe::Training& training_;
   TrainObserver& observer_;
   std::unique_ptr<Task> task_;
+  cost::Plan plan_;
   data::Windows windows_;
   int64_t num_steps_;
   RunDirectory directory_;
@@ -394,9 +404,39 @@ class Run {
 
 }  // namespace
 
-void train(const recipe::Recipe& recipe, bool resume, TrainObserver& observer) {
-  if (recipe.training.threads > 0) at::set_num_threads(static_cast<int>(recipe.training.threads));
-  Run(recipe, open_classifier_task(recipe), resume, observer).run();
+namespace {
+
+// A resumed run keeps the micro-batches that it began with: another split would give other bits.
+recipe::Recipe with_batches_of_run(const recipe::Recipe& recipe) {
+  const std::string file = recipe.output.dir.resolved + "/recipe.yaml";
+  if (!std::filesystem::exists(file)) return recipe;
+  const recipe::Training begun = recipe::parse(read_file(file, 1 << 20), file, "").training;
+  const int64_t size = begun.batch_size.samples.value_or(0);
+  if (size * begun.gradient_accumulation_steps != *recipe.training.global_batch_size) return recipe;
+  recipe::Recipe settled = recipe;
+  settled.training.batch_size.samples = size;
+  settled.training.gradient_accumulation_steps = begun.gradient_accumulation_steps;
+  settled.training.global_batch_size.reset();
+  return settled;
+}
+
+}  // namespace
+
+void train(const recipe::Recipe& given, bool resume, TrainObserver& observer) {
+  MemoryMeter::install();
+  if (given.training.threads > 0) at::set_num_threads(static_cast<int>(given.training.threads));
+  const bool automatic = !given.training.batch_size.samples;
+  recipe::Recipe recipe = resume && automatic ? with_batches_of_run(given) : given;
+  const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
+  const int64_t available = available_memory_bytes();
+  const recipe::Recipe settled = cost::settle(recipe, resolved, available);
+  if (automatic) {
+    recipe.training.batch_size = settled.training.batch_size;
+    recipe.training.gradient_accumulation_steps = settled.training.gradient_accumulation_steps;
+    recipe.training.global_batch_size.reset();
+  }
+  cost::require_fit(settled, resolved, available);
+  Run(recipe, settled, open_classifier_task(recipe), cost::make_plan(settled, resolved), resume, observer).run();
 }
 
 }  // namespace lathe::train

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lathe {
+
+/// What this process may still allocate: the least of the system's available memory, what the limits of its control
+/// group leave, and what RLIMIT_AS leaves. INT64_MAX where nothing is known.
+int64_t available_memory_bytes();
+
+}  // namespace lathe

@@ -1,0 +1,114 @@
+#include "lathe/cost/ledger.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace lathe::cost {
+namespace {}  // namespace
+
+Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(bytes) {
+  ledger_.live_ += bytes_;
+  if (ledger_.live_ <= ledger_.peak_) return;
+  ledger_.peak_ = ledger_.live_;
+  ledger_.peak_phase_ = ledger_.phase_;
+}
+
+Allocation::~Allocation() { ledger_.live_ -= bytes_; }
+
+Saved::Saved(Ledger& ledger, const Value& value) : ledger_(&ledger) {
+  const bool again = ledger.elementwise() && value.source != nullptr;
+  kept_ = again ? value.source : value.buffer;
+  again_bytes_ = again ? value.elements() * kFloatBytes : 0;
+}
+
+Buffer Saved::unpack() const { return again_bytes_ > 0 ? ledger_->allocate(again_bytes_) : kept_; }
+
+Buffer Ledger::allocate(Amount bytes) { return std::make_shared<const Allocation>(*this, bytes); }
+
+Value Ledger::tensor(Amount rows, Amount columns) { return {rows, columns, allocate(rows * columns * kFloatBytes)}; }
+
+void Ledger::record(Value& output, const std::vector<const Value*>& inputs, bool trains,
+                    std::function<std::vector<Buffer>(const Buffer&)> backward) {
+  const bool wanted =
+      std::any_of(inputs.begin(), inputs.end(), [](const Value* input) { return input->needs_gradient(); });
+  trains_ = trains_ || trains;
+  if (!gradients_on_ || !(wanted || trains)) return;
+  output.node = std::make_shared<Node>();
+  for (const Value* input : inputs) output.node->inputs.push_back(input->node);
+  output.node->backward = std::move(backward);
+  output.node->order = num_nodes_++;
+}
+
+void Ledger::add_gradient(const std::string& parameter, Amount bytes) {
+  Buffer grad = allocate(bytes);
+  gradients_.try_emplace(parameter, std::move(grad));
+}
+
+void Ledger::backward(const Value& output, Buffer grad) {
+  if (!output.needs_gradient()) return;
+  output.node->grad = std::move(grad);
+  const Pass outer = std::exchange(pass_, Pass::Backward);
+  // Nodes in the order of their making, last first: a node is reached after everything that used its output.
+  std::map<int64_t, std::shared_ptr<Node>> ready = {{-output.node->order, output.node}};
+  while (!ready.empty()) {
+    const std::shared_ptr<Node> node = ready.extract(ready.begin()).mapped();
+    Buffer incoming = std::exchange(node->grad, nullptr);
+    std::vector<Buffer> grads = node->backward(incoming);
+    node->backward = nullptr;
+    incoming.reset();
+    for (size_t i = 0; i < node->inputs.size(); ++i) {
+      const std::shared_ptr<Node>& input = node->inputs[i];
+      if (input == nullptr || grads[i] == nullptr) continue;
+      if (input->grad == nullptr) input->grad = std::move(grads[i]);  // a second one is added to it in place
+      grads[i].reset();
+      ready.emplace(-input->order, input);
+    }
+  }
+  pass_ = outer;
+}
+
+Value Ledger::checkpoint(const Value& x, const std::function<Value(const Value&)>& fn) {
+  if (!gradients_on_) return fn(x);
+  trains_ = false;
+  Value output = without_gradient([&] { return fn(x); });
+  record(output, {&x}, trains_, [this, x, fn](const Buffer& grad) {
+    Value input{x.rows, x.columns, x.buffer};
+    Buffer result;
+    if (x.needs_gradient()) {
+      input.node = std::make_shared<Node>();
+      input.node->order = -1;  // after all others
+      input.node->backward = [&result](const Buffer& collected) {
+        result = collected;
+        return std::vector<Buffer>();
+      };
+    }
+    const Pass outer = std::exchange(pass_, Pass::Recompute);
+    Value again = fn(input);
+    pass_ = outer;
+    again.buffer.reset();
+    backward(again, grad);
+    return std::vector<Buffer>{result};
+  });
+  return output;
+}
+
+Value Ledger::without_gradient(const std::function<Value()>& fn) {
+  const bool outer = std::exchange(gradients_on_, false);
+  Value value = fn();
+  gradients_on_ = outer;
+  return value;
+}
+
+Amount Ledger::gradient_bytes() const {
+  Amount bytes = 0;
+  for (const auto& [name, grad] : gradients_) bytes += grad->bytes();
+  return bytes;
+}
+
+Amount Ledger::largest_gradient_bytes() const {
+  Amount bytes = 0;
+  for (const auto& [name, grad] : gradients_) bytes = std::max(bytes, grad->bytes());
+  return bytes;
+}
+
+}  // namespace lathe::cost

@@ -1,0 +1,127 @@
+#pragma once
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lathe::cost {
+
+/// Bytes or operations: whole numbers, exact up to 2^53 and right to sixteen digits beyond, so that no absurd model
+/// overflows.
+using Amount = double;
+
+inline constexpr Amount kFloatBytes = 4;
+
+/// What floating-point operations are spent on.
+enum class Part { Linear, Adapter, Attention };
+constexpr size_t kNumParts = 3;
+
+/// Where in a step they are spent.
+enum class Pass { Forward, Recompute, Backward };
+constexpr size_t kNumPasses = 3;
+
+class Ledger;
+
+/// Bytes of a tensor that nobody allocates: they count as live until the last handle is gone.
+class Allocation {
+ public:
+  Allocation(Ledger& ledger, Amount bytes);
+  ~Allocation();
+  Allocation(const Allocation&) = delete;
+  Allocation& operator=(const Allocation&) = delete;
+  Amount bytes() const { return bytes_; }
+
+ private:
+  Ledger& ledger_;
+  Amount bytes_;
+};
+using Buffer = std::shared_ptr<const Allocation>;
+
+/// One operator of the forward pass, as autograd holds it: what it saved lives in `backward`, which takes the gradient
+/// of the output and returns one for each input; null where none is wanted.
+struct Node {
+  std::vector<std::shared_ptr<Node>> inputs;
+  std::function<std::vector<Buffer>(const Buffer& grad)> backward;
+  int64_t order = 0;
+  Buffer grad{};  ///< collected so far
+};
+
+/// A tensor [rows, columns] of the step.
+struct Value {
+  Amount rows = 0, columns = 0;
+  Buffer buffer;
+  std::shared_ptr<Node> node{};  ///< null: needs no gradient
+  Buffer source{};               ///< under the policy elementwise: what it is computed from again
+
+  bool needs_gradient() const { return node != nullptr; }
+  Amount elements() const { return rows * columns; }
+};
+
+/// What an operator keeps of a tensor for its backward pass: the tensor, or what it can be had from.
+class Saved {
+ public:
+  Saved() = default;
+  Saved(Ledger& ledger, const Value& value);
+  /// The tensor, made again if it was not kept.
+  Buffer unpack() const;
+
+ private:
+  Ledger* ledger_ = nullptr;
+  Buffer kept_;
+  Amount again_bytes_ = 0;
+};
+
+/// Follows a training step as LibTorch would execute it, without a tensor: allocations and releases, operations, and
+/// the backward pass in autograd's order. The shadow of the engine; ops.h has the shadows of the modules.
+class Ledger {
+ public:
+  Buffer allocate(Amount bytes);
+  /// A float32 tensor.
+  Value tensor(Amount rows, Amount columns);
+  void count(Part part, Amount flops) { flops_[static_cast<size_t>(pass_)][static_cast<size_t>(part)] += flops; }
+
+  /// Makes `output` the result of an operator with these inputs, if any of them needs a gradient and gradients are on;
+  /// `trains`: parameters of the operator do.
+  void record(Value& output, const std::vector<const Value*>& inputs, bool trains,
+              std::function<std::vector<Buffer>(const Buffer&)> backward);
+  /// A parameter's gradient: kept, or added to the one that is there.
+  void add_gradient(const std::string& parameter, Amount bytes);
+  /// From the loss to the parameters; frees what was saved.
+  void backward(const Value& output, Buffer grad);
+
+  /// x -> fn(x), nothing kept but x; fn runs again in the backward pass.
+  Value checkpoint(const Value& x, const std::function<Value(const Value&)>& fn);
+  /// Runs fn without recording.
+  Value without_gradient(const std::function<Value()>& fn);
+  bool gradients_on() const { return gradients_on_; }
+
+  void set_elementwise(bool on) { elementwise_ = on; }
+  bool elementwise() const { return elementwise_; }
+  /// The name under which a peak is remembered from now on.
+  void enter(std::string phase) { phase_ = std::move(phase); }
+
+  Amount live_bytes() const { return live_; }
+  Amount peak_bytes() const { return peak_; }
+  const std::string& peak_phase() const { return peak_phase_; }
+  Amount gradient_bytes() const;
+  Amount largest_gradient_bytes() const;
+  void drop_gradients() { gradients_.clear(); }
+  Amount flops(Pass pass, Part part) const { return flops_[static_cast<size_t>(pass)][static_cast<size_t>(part)]; }
+
+ private:
+  friend class Allocation;
+  Amount live_ = 0, peak_ = 0;
+  std::string phase_, peak_phase_;
+  std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
+  std::map<std::string, Buffer> gradients_;
+  Pass pass_ = Pass::Forward;
+  int64_t num_nodes_ = 0;
+  bool gradients_on_ = true;
+  bool elementwise_ = false;
+  bool trains_ = false;  ///< whether a parameter of an operator since the last checkpoint() began trains
+};
+
+}  // namespace lathe::cost

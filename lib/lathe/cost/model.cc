@@ -1,0 +1,93 @@
+#include "lathe/cost/model.h"
+
+#include <algorithm>
+
+#include "lathe/arch/checkpoint.h"
+#include "lathe/recipe/precision.h"
+
+namespace lathe::cost {
+namespace {
+
+Amount elements(const std::vector<int64_t>& shape) {
+  Amount product = 1;
+  for (const int64_t size : shape) product *= static_cast<Amount>(size);
+  return product;
+}
+
+// Whether the path or a module around it is one of the names.
+bool is_inside(const std::string& path, const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    for (size_t end = path.find('.'); end != std::string::npos; end = path.find('.', end + 1)) {
+      if (arch::matches_module_name(path.substr(0, end), name)) return true;
+    }
+    return arch::matches_module_name(path, name);
+  });
+}
+
+Storage storage_of(recipe::StorageType type) {
+  return type == recipe::StorageType::BFloat16 ? Storage::BFloat16 : Storage::Float32;
+}
+
+}  // namespace
+
+TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved)
+    : arch_(resolved.config.arch),
+      num_labels_(std::max<int64_t>(2, static_cast<int64_t>(resolved.labels.size()))),
+      all_train_(!resolved.adapter),
+      quant_(recipe.quant) {
+  const arch::CheckpointMatch match = resolved.match(num_labels_);
+  const recipe::Precision precision = recipe::resolve_precision(recipe.model.dtype, recipe.model.compute, match);
+  storage_ = storage_of(precision.storage);
+  compute_ = storage_of(precision.compute);
+  if (resolved.adapter) saved_modules_ = resolved.adapter->modules_to_save;
+  for (const arch::LinearSpec& spec : arch::classifier_linears(arch_, num_labels_)) {
+    LinearCost linear{spec.path, static_cast<Amount>(spec.in_features), static_cast<Amount>(spec.out_features)};
+    linear.trains = trains(spec.path);
+    // A module that trains beside an adapter is plain float32.
+    linear.storage = linear.trains && !all_train_ ? Storage::Float32 : storage_;
+    linear.compute = linear.trains && !all_train_ ? Storage::Float32 : compute_;
+    if (is_quantised(spec.path)) linear.storage = Storage::FourBit;
+    linears_.emplace(spec.path, linear);
+  }
+  for (const arch::Target& target : resolved.targets) {
+    LinearCost& linear = linears_.at(target.linear.path);
+    linear.rank = static_cast<Amount>(target.rank);
+    linear.adapter_dropout = resolved.adapter->lora_dropout > 0;
+    adapter_ += linear.adapter_parameters();
+  }
+  add_parameters(match);
+}
+
+bool TrainedModel::trains(const std::string& path) const { return all_train_ || is_inside(path, saved_modules_); }
+
+bool TrainedModel::is_quantised(const std::string& path) const {
+  return quant_.type != recipe::QuantType::None && !trains(path) && !is_inside(path, quant_.skip_modules);
+}
+
+void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
+  trainable_ = adapter_;
+  weight_bytes_ = adapter_ * kFloatBytes;
+  for (const arch::CheckpointMatch::Item& item : match.items) {
+    const Amount count = elements(item.parameter.shape);
+    const std::string module = item.parameter.name.substr(0, item.parameter.name.rfind('.'));
+    const bool trained = trains(module);
+    base_ += count;
+    trainable_ += trained ? count : 0;
+    const bool matrix = item.parameter.shape.size() >= 2 && !trained;
+    const auto linear = linears_.find(module);
+    if (matrix && linear != linears_.end() && linear->second.storage == Storage::FourBit) {
+      weight_bytes_ += four_bit_bytes(count, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
+    } else {
+      weight_bytes_ += count * (matrix ? bytes_per_element(storage_) : kFloatBytes);
+    }
+    if (trained && item.tensor != nullptr) loading_bytes_ += static_cast<Amount>(item.tensor->info.num_bytes());
+  }
+}
+
+Value forward(Ledger& ledger, const TrainedModel& model, const Batch& batch, bool training,
+              const recipe::Checkpointing& policy) {
+  return std::visit([&](const auto& arch) { return forward(ledger, model, arch, batch, training, policy); },
+                    model.arch());
+}
+
+}  // namespace lathe::cost

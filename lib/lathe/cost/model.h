@@ -1,0 +1,65 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "lathe/cost/ops.h"
+#include "lathe/recipe/resolve.h"
+
+namespace lathe::cost {
+
+/// The samples of a micro-batch, all as long as the recipe allows: what a plan must reckon with.
+struct Batch {
+  Amount num_samples = 0;
+  Amount length = 0;  ///< tokens of each
+
+  Amount rows() const { return num_samples * length; }
+};
+
+/// A recipe's model as a training step sees it: which layers are adapted, what trains, how matrices are kept.
+class TrainedModel {
+ public:
+  TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved);
+
+  const arch::Arch& arch() const { return arch_; }
+  int64_t num_labels() const { return num_labels_; }
+  const LinearCost& linear(const std::string& path) const { return linears_.at(path); }
+  ModuleCost module(const std::string& path) const { return {path, trains(path)}; }
+  Storage storage() const { return storage_; }
+  bool all_train() const { return all_train_; }
+
+  Amount base_parameters() const { return base_; }
+  Amount adapter_parameters() const { return adapter_; }
+  Amount trainable_parameters() const { return trainable_; }
+  /// What the parameters occupy, mapped or allocated; what loading needs beside them.
+  Amount weight_bytes() const { return weight_bytes_; }
+  Amount loading_bytes() const { return loading_bytes_; }
+
+ private:
+  bool trains(const std::string& path) const;
+  bool is_quantised(const std::string& path) const;
+  void add_parameters(const arch::CheckpointMatch& match);
+
+  arch::Arch arch_;
+  int64_t num_labels_;
+  Storage storage_, compute_;
+  bool all_train_;
+  recipe::Quant quant_;
+  std::vector<std::string> saved_modules_;
+  std::map<std::string, LinearCost> linears_;
+  Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_bytes_ = 0;
+};
+
+/// The forward pass of the family's classifier: logits [num_samples, num_labels].
+Value forward(Ledger& ledger, const TrainedModel& model, const Batch& batch, bool training,
+              const recipe::Checkpointing& policy);
+
+/// The shadow of models::BertForSequenceClassification.
+Value forward(Ledger& ledger, const TrainedModel& model, const arch::BertArch& arch, const Batch& batch, bool training,
+              const recipe::Checkpointing& policy);
+/// The shadow of models::Mixer.
+Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch, bool training,
+              const recipe::Checkpointing& policy);
+
+}  // namespace lathe::cost

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "lathe/cost/ledger.h"
+#include "lathe/recipe/values.h"
+
+/// What Lathe's modules allocate and compute, operator by operator: each function is the shadow of its namesake in
+/// component nn. Change the two together; tests/train/cost_test.cc holds them against each other.
+namespace lathe::cost {
+
+/// The type of a matrix in memory.
+enum class Storage { Float32, BFloat16, FourBit };
+/// Of the dense ones.
+Amount bytes_per_element(Storage storage);
+/// A quantised weight as nn::NF4Linear keeps it: codes, scales (quantised themselves or not) and tables.
+Amount four_bit_bytes(Amount elements, Amount blocksize, bool double_quant);
+
+/// A linear layer as a training step sees it.
+struct LinearCost {
+  std::string path;
+  Amount in_features = 0, out_features = 0;
+  bool bias = true;
+  bool trains = false;  ///< its own weight and bias
+  Amount rank = 0;      ///< of its adapter; 0: none
+  bool adapter_dropout = false;
+  Storage storage = Storage::Float32, compute = Storage::Float32;
+
+  Amount parameters() const { return in_features * out_features + (bias ? out_features : 0); }
+  Amount adapter_parameters() const { return rank * (in_features + out_features); }
+};
+
+/// nn::LinearBase::product: x Wᵀ.
+Value linear_product(Ledger& ledger, const Value& x, const LinearCost& linear);
+/// nn::LinearBase::forward.
+Value linear(Ledger& ledger, const Value& x, const LinearCost& linear);
+/// nn::joint_forward: several layers of one input, side by side.
+Value joint_forward(Ledger& ledger, const Value& x, const std::vector<const LinearCost*>& linears);
+/// nn::linear_gelu.
+Value linear_gelu(Ledger& ledger, const Value& x, const LinearCost& linear);
+/// A norm's or a table's parameters.
+struct ModuleCost {
+  std::string path;
+  bool trains = false;
+};
+/// nn::gelu_of_product.
+Value gelu_of_product(Ledger& ledger, const Value& h);
+/// nn::linear_residual_norm.
+Value linear_residual_norm(Ledger& ledger, const Value& x, const LinearCost& linear, const Value& residual,
+                           const ModuleCost& norm, bool dropout);
+/// nn::LayerNorm::forward.
+Value layer_norm(Ledger& ledger, const Value& x, const ModuleCost& norm);
+/// nn::Embedding::forward of `rows` indices into a table [entries, columns].
+Value embedding(Ledger& ledger, Amount rows, Amount entries, Amount columns, const ModuleCost& table, Storage storage);
+/// at::tanh.
+Value tanh(Ledger& ledger, const Value& x);
+/// at::index_select of some rows.
+Value select_rows(Ledger& ledger, const Value& x, Amount rows);
+/// nn::cross_entropy_sum, and the backward pass from it.
+void cross_entropy_backward(Ledger& ledger, const Value& logits);
+/// nn::dropout.
+Value dropout(Ledger& ledger, const Value& x, bool active);
+
+/// The work of attention over samples of `length` rows each.
+struct AttentionCost {
+  Amount num_samples = 0, query_length = 0, key_length = 0, num_heads = 0, width = 0;
+  bool key_gradient = true;
+};
+/// nn::self_attention and nn::cross_attention: `inputs` is qkv, or q and kv.
+Value attention(Ledger& ledger, const std::vector<const Value*>& inputs, const AttentionCost& cost);
+
+/// nn::run_layers under a recipe's policy.
+Value run_layers(Ledger& ledger, const Value& x, int64_t num_layers, const recipe::Checkpointing& policy,
+                 const std::function<Value(int64_t, const Value&)>& layer);
+
+}  // namespace lathe::cost

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "lathe/base/json.h"
+#include "lathe/cost/model.h"
+
+namespace lathe::cost {
+
+/// What a recipe will cost, from the recipe and the checkpoint's headers alone. Operations count 2 for each
+/// multiply-add of the products; element-wise work (under 1 %) is left out. Samples are as long as the recipe allows,
+/// so that shorter ones cost less.
+struct Plan {
+  struct Parameters {
+    Amount base = 0, adapter = 0, trainable = 0;
+    Amount total() const { return base + adapter; }
+  } parameters;
+
+  /// Of one optimizer step, all its micro-batches.
+  struct Flops {
+    Amount forward = 0, backward = 0, recompute = 0;
+    Amount linear = 0, adapter = 0, attention = 0;  ///< the same sum, by what it is spent on
+    Amount total() const { return forward + backward + recompute; }
+  } flops;
+
+  /// Live bytes: of LibTorch's allocator, and of mapped weights that are read. The process's own base is not in it.
+  struct Memory {
+    Amount weights = 0;      ///< frozen and trained, master copies among them
+    Amount gradients = 0;    ///< of the parameters
+    Amount optimizer = 0;    ///< its state
+    Amount checkpoint = 0;   ///< the copy that is written while training goes on
+    Amount activations = 0;  ///< kept between the forward and the backward pass of a micro-batch
+    Amount logits = 0;
+    Amount peak = 0;
+    std::string peak_phase;  ///< loading, forward, backward, optimizer, evaluation
+    Amount temporaries() const {
+      return peak - weights - gradients - optimizer - checkpoint - activations;  ///< below 0 where not all are live
+    }
+  } memory;
+
+  int64_t batch_size = 0, gradient_accumulation_steps = 0, max_length = 0;
+  recipe::Checkpointing checkpointing;
+  std::optional<double> seconds;  ///< per step, from the speed that `lathe doctor` measured
+};
+
+/// The plan of a recipe without open choices (see settle()).
+Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved);
+
+/// The recipe with its open choices made: batch_size auto becomes the largest divisor of global_batch_size whose plan
+/// fits into `available_bytes`; activation_checkpointing {budget} becomes the policy that recomputes least and keeps
+/// the peak within the budget. Throws Error{Resource}, with the numbers, when nothing fits.
+recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+
+/// Throws Error{Resource} with the numbers and what to change when the plan of a settled recipe exceeds
+/// `available_bytes`.
+void require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+
+Json to_json(const Plan& plan);
+
+}  // namespace lathe::cost

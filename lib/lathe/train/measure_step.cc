@@ -1,0 +1,113 @@
+#include "lathe/train/measure_step.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lathe/models/image_classifier.h"
+#include "lathe/nn/modules.h"
+#include "lathe/train/classifier.h"
+#include "lathe/train/memory_meter.h"
+#include "lathe/train/step.h"
+
+namespace lathe::train {
+namespace {
+
+int64_t resident_bytes(const std::string& key) {
+  std::ifstream stream("/proc/self/status");
+  for (std::string word; stream >> word;) {
+    if (word == key && stream >> word) return std::stoll(word) * 1024;
+  }
+  return 0;
+}
+
+// The model of a recipe and a batch for it, made up: texts of the greatest length, or pictures.
+class WorstCaseTask : public Task {
+ public:
+  explicit WorstCaseTask(const recipe::Recipe& recipe) : resolved_(recipe::resolve_model(recipe)) {
+    const auto num_labels = std::max<int64_t>(2, static_cast<int64_t>(resolved_.labels.size()));
+    if (arch::sees_images(resolved_.config.arch)) {
+      images_ = models::build_image_classifier(resolved_.config.arch, num_labels);
+    } else {
+      texts_ = models::build_text_classifier(resolved_.config.arch, num_labels);
+    }
+    prepare_model(model(), recipe, resolved_, num_labels);
+  }
+
+  torch::nn::Module& model() override {
+    return images_ ? static_cast<torch::nn::Module&>(*images_) : static_cast<torch::nn::Module&>(*texts_);
+  }
+  optim::NamedTensors trained_parameters() override { return adapters::trainable_parameters(model()); }
+  int64_t num_samples() const override { return 1; }
+  uint64_t data_fingerprint() const override { return 0; }
+  int64_t num_items(const std::vector<int64_t>& samples) const override { return static_cast<int64_t>(samples.size()); }
+
+  BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass& pass) override {
+    const auto count = static_cast<int64_t>(samples.size());
+    const int64_t before = MemoryMeter::live_bytes();
+    const Tensor logits = images_ ? images_->forward(pixels(count), pass) : texts_->forward(tokens(count), pass);
+    activation_bytes = MemoryMeter::live_bytes() - before;
+    return {nn::cross_entropy_sum(logits, at::zeros({count}, at::kLong)), count * resolved_.max_length};
+  }
+  Json describe(const std::vector<int64_t>&) const override { return Json::array(); }
+  bool has_evaluation() const override { return false; }
+  Evaluation evaluate(const std::function<bool()>&) override { return {}; }
+  std::vector<Result> results() override { return {}; }
+
+  int64_t activation_bytes = 0;
+
+ private:
+  models::TokenBatch tokens(int64_t count) {
+    const int64_t vocabulary = arch::vocab_size(resolved_.config.arch);
+    std::vector<std::vector<int64_t>> ids(static_cast<size_t>(count)), types(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      types[i].assign(static_cast<size_t>(resolved_.max_length), 0);
+      for (int64_t place = 0; place < resolved_.max_length; ++place) ids[i].push_back((next_id_ += 7) % vocabulary);
+    }
+    return models::pack_tokens(ids, types);
+  }
+  Tensor pixels(int64_t count) const {
+    const auto& mixer = std::get<arch::MixerArch>(resolved_.config.arch);
+    return at::zeros({count, mixer.num_channels, mixer.image_height, mixer.image_width});
+  }
+
+  recipe::ResolvedModel resolved_;
+  std::shared_ptr<models::TextClassifier> texts_;
+  std::shared_ptr<models::ImageClassifier> images_;
+  int64_t next_id_ = 0;
+};
+
+}  // namespace
+
+MeasuredStep measure_step(const recipe::Recipe& recipe) {
+  if (recipe.training.threads > 0) at::set_num_threads(static_cast<int>(recipe.training.threads));
+  MemoryMeter::install();
+  MeasuredStep result;
+  result.start_rss_bytes = resident_bytes("VmRSS:");
+  const int64_t before = MemoryMeter::live_bytes();
+  MemoryMeter::reset_peak();
+  WorstCaseTask task(recipe);
+  task.model().train();
+  Stepper stepper(task, recipe, /*num_steps=*/2);
+  const std::vector<int64_t> samples(static_cast<size_t>(recipe.training.batch_size.samples.value_or(1)), 0);
+  const Window window(static_cast<size_t>(recipe.training.gradient_accumulation_steps), samples);
+  StepMetrics metrics;
+  for (int64_t step = 0; step < 2; ++step) {
+    metrics = {};
+    stepper.run(step, window, metrics);
+  }
+  result.peak_bytes = MemoryMeter::peak_bytes() - before + mapped_bytes(task.model());
+  result.activation_bytes = task.activation_bytes;
+  result.peak_rss_bytes = resident_bytes("VmHWM:");
+  result.seconds = metrics.seconds;
+  result.micro_batch_seconds = metrics.seconds / static_cast<double>(window.size());
+  return result;
+}
+
+}  // namespace lathe::train

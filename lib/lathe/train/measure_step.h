@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+#include "lathe/recipe/recipe.h"
+
+namespace lathe::train {
+
+/// What one optimizer step of a recipe really takes.
+struct MeasuredStep {
+  int64_t peak_bytes = 0;          ///< live in LibTorch's CPU allocator, plus mapped weights: what a plan foretells
+  int64_t activation_bytes = 0;    ///< kept after the forward pass of the last micro-batch
+  int64_t peak_rss_bytes = 0;      ///< of the process
+  int64_t start_rss_bytes = 0;     ///< of the process before the model was built
+  double seconds = 0;              ///< of the second step: the first one warms up
+  double micro_batch_seconds = 0;  ///< the same by micro-batches
+};
+
+/// Builds the model of a recipe without open choices and runs two steps on made-up samples, all as long as the recipe
+/// allows: the batch that a plan reckons with. Neither the data nor the run directory is touched.
+MeasuredStep measure_step(const recipe::Recipe& recipe);
+
+}  // namespace lathe::train

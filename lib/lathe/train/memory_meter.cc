@@ -1,0 +1,65 @@
+#include "lathe/train/memory_meter.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <malloc.h>
+
+#include <atomic>
+
+namespace lathe::train {
+namespace {
+
+std::atomic<int64_t> live{0}, peak{0};
+
+void add(int64_t bytes) {
+  const int64_t now = live.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  int64_t most = peak.load(std::memory_order_relaxed);
+  while (now > most && !peak.compare_exchange_weak(most, now, std::memory_order_relaxed)) {
+  }
+}
+
+class MeteredAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    c10::DataPtr inner = c10::GetDefaultCPUAllocator()->allocate(bytes);
+    void* data = inner.get();
+    if (data == nullptr) return inner;
+    add(static_cast<int64_t>(::malloc_usable_size(data)));
+    inner.release_context();
+    return {data, data, &release, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+ private:
+  static void release(void* data) {
+    if (data == nullptr) return;
+    add(-static_cast<int64_t>(::malloc_usable_size(data)));
+    c10::GetDefaultCPUAllocator()->raw_deleter()(data);
+  }
+};
+
+}  // namespace
+
+void MemoryMeter::install() {
+  static const bool done = [] {
+    static MeteredAllocator allocator;
+    c10::SetCPUAllocator(&allocator, /*priority=*/1);
+    return true;
+  }();
+  (void)done;
+}
+
+int64_t MemoryMeter::live_bytes() { return live.load(std::memory_order_relaxed); }
+int64_t MemoryMeter::peak_bytes() { return peak.load(std::memory_order_relaxed); }
+void MemoryMeter::reset_peak() { peak.store(live_bytes(), std::memory_order_relaxed); }
+
+int64_t mapped_bytes(const torch::nn::Module& model) {
+  int64_t bytes = 0;
+  for (const at::Tensor& parameter : model.parameters()) {
+    if (parameter.storage().allocator() == nullptr) bytes += static_cast<int64_t>(parameter.nbytes());
+  }
+  return bytes;
+}
+
+}  // namespace lathe::train
