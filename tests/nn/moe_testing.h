@@ -1,0 +1,79 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lathe/nn/moe.h"
+#include "tensor_expect.h"
+
+namespace lathe::nn::testing {
+
+using lathe::testing::ramp;
+
+inline constexpr int64_t kWidth = 5, kHidden = 3;
+
+/// A float64 bank filled with ramps.
+inline ExpertBank filled_bank(int64_t num_experts, ExpertActivation activation = ExpertActivation::SwiGLU,
+                              bool bias = false) {
+  ExpertBank bank(ExpertBankOptions(num_experts, kWidth, kHidden).activation(activation).bias(bias));
+  double phase = 0;
+  for (Tensor& parameter : bank->parameters())
+    parameter.set_data(ramp(parameter.sizes(), 0.7, phase += 0.4, at::kDouble));
+  return bank;
+}
+
+/// A float64 router filled with ramps.
+template <typename Router>
+Router filled(Router router) {
+  double phase = 0.2;
+  for (Tensor& parameter : router->parameters())
+    parameter.set_data(ramp(parameter.sizes(), 1.7, phase += 0.3, at::kDouble));
+  return router;
+}
+
+/// x W_eᵀ and so on for one token and one expert, written down without any dispatch.
+inline Tensor dumb_expert(const ExpertBankImpl& bank, const Tensor& x, int64_t e) {
+  Tensor h = at::matmul(bank.up_weight[e], x);
+  if (bank.up_bias.defined()) h = h + bank.up_bias[e];
+  const Tensor act = bank.options.activation() == ExpertActivation::SwiGLU
+                         ? at::silu(h.narrow(0, 0, kHidden)) * h.narrow(0, kHidden, kHidden)
+                         : at::gelu(h, bank.options.activation() == ExpertActivation::GeluTanh ? "tanh" : "none");
+  Tensor y = at::matmul(bank.down_weight[e], act);
+  if (bank.down_bias.defined()) y = y + bank.down_bias[e];
+  return y;
+}
+
+/// gates [T, E], 0 where an expert is not chosen.
+inline Tensor dumb_mixture(const ExpertBankImpl& bank, const Tensor& x, const Tensor& gates_TE) {
+  std::vector<Tensor> rows;
+  for (int64_t t = 0; t < x.size(0); ++t) {
+    Tensor y = at::zeros({kWidth}, x.options());
+    for (int64_t e = 0; e < bank.num_experts(); ++e) {
+      if (gates_TE[t][e].item<double>() != 0) y = y + gates_TE[t][e] * dumb_expert(bank, x[t], e);
+    }
+    rows.push_back(y);
+  }
+  return at::stack(rows);
+}
+
+inline std::vector<Tensor> gradients(const Tensor& y, const std::vector<Tensor>& inputs) {
+  for (const Tensor& input : inputs) input.mutable_grad().reset();
+  (y * ramp(y.sizes(), 1.3, 0.4, at::kDouble)).sum().backward();
+  std::vector<Tensor> grads;
+  for (const Tensor& input : inputs)
+    grads.push_back(input.grad().defined() ? input.grad().clone() : at::zeros_like(input));
+  return grads;
+}
+
+template <typename F>
+std::string message_of(F action) {
+  try {
+    action();
+  } catch (const c10::ValueError& error) {
+    return error.what_without_backtrace();
+  }
+  return "nothing was thrown";
+}
+
+}  // namespace lathe::nn::testing
