@@ -29,11 +29,6 @@ const formats::TensorLocation* find_parameter(const formats::ModelDirectory& mod
   return nullptr;
 }
 
-bool is_float(formats::Dtype dtype) {
-  using formats::Dtype;
-  return dtype == Dtype::F32 || dtype == Dtype::F16 || dtype == Dtype::BF16 || dtype == Dtype::F64;
-}
-
 class CheckpointMistakes {
  public:
   void add(const std::string& file, const std::string& name, const std::string& problem, const std::string& hint = "") {
@@ -80,6 +75,11 @@ CheckpointMatch match_nothing(const Arch& arch, int64_t num_labels) {
   for (ParameterSpec& parameter : classifier_parameters(arch, num_labels))
     match.items.push_back({std::move(parameter), nullptr});
   return match;
+}
+
+bool is_float(formats::Dtype dtype) {
+  using formats::Dtype;
+  return dtype == Dtype::F32 || dtype == Dtype::F16 || dtype == Dtype::BF16 || dtype == Dtype::F64;
 }
 
 CheckpointMatch match_checkpoint(const formats::ModelDirectory& model, const Arch& arch, int64_t num_labels) {

@@ -8,6 +8,9 @@
 
 namespace lathe::arch {
 
+/// Whether weights may be stored in this type: F32, F16, BF16, F64.
+bool is_float(formats::Dtype dtype);
+
 /// How a checkpoint's tensors fill a classifier's parameters.
 struct CheckpointMatch {
   struct Item {
