@@ -65,6 +65,11 @@ class Parser {
     add_recipe(train);
     add_overrides(train);
     train->add_flag("--resume", line_.resume, "Go on from the run directory's newest checkpoint");
+    train
+        ->add_option("--profile", line_.profile_steps,
+                     "Record N steps after the first into profile/: operators.txt, trace.json")
+        ->option_text("N")
+        ->check(CLI::Range(1, 1000));
     CLI::App* validate =
         verb("validate", "Check a recipe, and the checkpoint's headers", "lathe validate my.yaml --data");
     add_recipe(validate);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@ struct CommandLine {
   std::string ids, text, jsonl, out;
   std::string compute = "float32";
   bool resume = false;
+  int64_t profile_steps = 0;
   bool data = false;
   bool json = false;
   bool measure = false;

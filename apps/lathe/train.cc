@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <utility>
 
 #include "console.h"
+#include "lathe/base/text.h"
 #include "lathe/recipe/recipe.h"
 #include "torch_verbs.h"
 
@@ -37,9 +39,11 @@ class Progress : public train::TrainObserver {
     const std::string text = "step " + std::to_string(metrics.step) + "/" + std::to_string(num_steps_) + "  loss " +
                              format("%.4f", metrics.loss) + "  lr " + format("%.2e", metrics.lr) + "  " +
                              format("%.0f", static_cast<double>(metrics.tokens) / metrics.seconds) + " tokens/s  " +
-                             format("%.0f", left) + " s left";
+                             format_bytes(static_cast<uint64_t>(metrics.peak_rss_bytes)) + "  " + format("%.0f", left) +
+                             " s left";
     if (terminal_) {
       std::cerr << "\r\x1B[K" << bar(metrics.step) << " " << text << std::flush;
+      bar_is_open_ = true;
     } else {
       print_note(text);
     }
@@ -57,8 +61,8 @@ class Progress : public train::TrainObserver {
     end_bar();
     print_warning(text);
   }
-  void end_bar() const {
-    if (terminal_) std::cerr << "\n";
+  void end_bar() {
+    if (std::exchange(bar_is_open_, false)) std::cerr << "\n";
   }
 
  private:
@@ -69,7 +73,7 @@ class Progress : public train::TrainObserver {
   }
 
   int64_t log_every_steps_, first_step_ = 0, num_steps_ = 0;
-  bool terminal_;
+  bool terminal_, bar_is_open_ = false;
   std::chrono::steady_clock::time_point start_;
 };
 
@@ -79,7 +83,7 @@ int run_train(const CommandLine& line) {
   const recipe::Recipe recipe = recipe::load(line.recipe, line.overrides);
   Progress progress(recipe.output.log_every_steps);
   try {
-    train::train(recipe, line.resume, progress);
+    train::train(recipe, line.resume, progress, line.profile_steps);
   } catch (...) {
     progress.end_bar();
     throw;

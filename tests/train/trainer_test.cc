@@ -394,6 +394,37 @@ TEST_F(TrainerTest, KeepsMetricsInMemoryWhileTheyCannotBeWritten) {
   EXPECT_EQ(read_file(directory_ / "run/metrics.jsonl", 100), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
 }
 
+// Every event of the trace is whole, and lies inside the one that was open when it began.
+TEST_F(TrainerTest, ProfilesStepsWithoutChangingTheRun) {
+  train("plain");
+  TrainObserver silent;
+  lathe::train::train(recipe("run"), false, silent, /*profile_steps=*/2);
+  EXPECT_EQ(metrics("run"), metrics("plain"));
+  EXPECT_EQ(adapter_bytes("run"), adapter_bytes("plain"));
+  const Json trace = read_json_file((directory_ / "run/profile/trace.json").string());
+  std::set<int64_t> steps;
+  std::set<std::string> names;
+  std::vector<double> open_ends;
+  double last = 0;
+  for (const Json& event : trace["traceEvents"]) {
+    if (event["ph"] != "X") continue;
+    const double start = event["ts"].get<double>(), end = start + event["dur"].get<double>();
+    EXPECT_GE(start, last);
+    last = start;
+    while (!open_ends.empty() && open_ends.back() <= start) open_ends.pop_back();
+    if (!open_ends.empty()) {
+      EXPECT_LE(end, open_ends.back() + 0.002) << event.dump();
+    }
+    open_ends.push_back(end);
+    steps.insert(event["args"]["step"].get<int64_t>());
+    names.insert(event["name"].get<std::string>());
+  }
+  EXPECT_THAT(steps, ElementsAre(2, 3)) << "the first step only warms up";
+  for (const char* name : {"step", "forward", "backward", "update", "aten::mm", "lathe::attention"})
+    EXPECT_TRUE(names.contains(name)) << name;
+  EXPECT_THAT(read_file(directory_ / "run/profile/operators.txt", 1 << 20), HasSubstr("2 steps, "));
+}
+
 TEST_F(TrainerTest, WritesACheckpointWhenAsked) {
   struct Asker : TrainObserver {
     void on_step(const StepMetrics& metrics) override {

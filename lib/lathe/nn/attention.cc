@@ -6,6 +6,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -79,6 +80,13 @@ struct QueryKeyValue {
         v(inputs.size() == 2 ? inputs[1].narrow(1, width, width) : inputs[0].narrow(1, 2 * width, width)) {}
 };
 
+// What a profile is told of.
+std::vector<c10::IValue> all_of(at::TensorList first, at::TensorList second, at::TensorList third = {}) {
+  std::vector<c10::IValue> tensors;
+  for (const at::TensorList list : {first, second, third}) tensors.insert(tensors.end(), list.begin(), list.end());
+  return tensors;
+}
+
 // inputs: qkv [N, 3 W], or q [M, W] and kv [N, 2 W]. Saves them, the output and the log-sum-exp of each row of scores.
 struct FusedAttention : torch::autograd::Function<FusedAttention> {
   static Tensor forward(AutogradContext* ctx, at::TensorList inputs, const c10::intrusive_ptr<AttentionPlan>& plan) {
@@ -90,6 +98,7 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     const auto scale = static_cast<float>(plan->scale());
     const size_t capacity = plan->score_capacity();
     const auto stride = plan->first_score(1);
+    RECORD_FUNCTION("lathe::attention", all_of(inputs, {output}));
     at::parallel_for(0, plan->num_samples() * num_heads, 1, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(capacity);
       for (int64_t task = begin; task < end; ++task) {
@@ -124,6 +133,7 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     if (!plan->options.key_gradient) out.k.zero_();
     const Tensor grad = grads[0].contiguous();
     const size_t capacity = plan->score_capacity();
+    RECORD_FUNCTION("lathe::attention_backward", all_of(saved, gradients, {grad}));
     at::parallel_for(0, plan->num_samples() * plan->options.num_heads, 1, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(capacity), dscores(capacity),
           delta(static_cast<size_t>(plan->longest(plan->query_rows)));

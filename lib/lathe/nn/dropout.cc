@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace lathe::nn {
@@ -19,6 +20,7 @@ Tensor masked(const Tensor& x, kernels::Dropout dropout) {
   if (!uses_kernels(x)) return x * dropout_factors(x.sizes(), dropout, 0, x.options());
   const Tensor input = x.contiguous();
   Tensor output = at::empty_like(input);
+  RECORD_FUNCTION("lathe::dropout", (std::vector<c10::IValue>{input, output}));
   const float* from = input.const_data_ptr<float>();
   float* to = output.data_ptr<float>();
   at::parallel_for(0, input.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {

@@ -6,6 +6,7 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -38,6 +39,7 @@ GeluKernel gelu_kernel(bool tanh) { return tanh ? kernels::gelu_tanh_forward : k
 // y or derivative may be undefined; derivative may be h.
 void run_gelu(const Tensor& h, const std::optional<Tensor>& bias, bool tanh, const Tensor& y,
               const Tensor& derivative) {
+  RECORD_FUNCTION("lathe::gelu", (std::vector<c10::IValue>{h, y, derivative}));
   const int64_t columns = h.size(1);
   at::parallel_for(0, h.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
     std::vector<float> unused(y.defined() && derivative.defined() ? 0 : static_cast<size_t>(kRowsPerTask * columns));
@@ -84,6 +86,7 @@ struct FusedGelu : torch::autograd::Function<FusedGelu> {
                Tensor(), dh);
       derivative = dh;
     }
+    RECORD_FUNCTION("lathe::gelu_backward", (std::vector<c10::IValue>{grad, derivative, dh}));
     at::parallel_for(0, grad.numel(), kRowsPerTask * 1024, [&](int64_t begin, int64_t end) {
       kernels::multiply(grad.const_data_ptr<float>() + begin, derivative.const_data_ptr<float>() + begin,
                         dh.data_ptr<float>() + begin, end - begin);
@@ -97,6 +100,7 @@ const char* gelu_form(Gelu kind) { return kind == Gelu::Tanh ? "tanh" : "none"; 
 
 Tensor scaled_and_shifted(const Tensor& xhat, const Tensor& gamma, const Tensor& beta) {
   Tensor y = at::empty(xhat.sizes(), xhat.options());
+  RECORD_FUNCTION("lathe::scale_shift", (std::vector<c10::IValue>{xhat, y}));
   const int64_t columns = xhat.size(1);
   at::parallel_for(0, xhat.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
     kernels::scale_shift(xhat.const_data_ptr<float>() + begin * columns, gamma.const_data_ptr<float>(),
@@ -114,6 +118,7 @@ struct FusedResidualNorm : torch::autograd::Function<FusedResidualNorm> {
     Tensor y = at::empty(h.sizes(), h.options());
     Tensor rstd = at::empty({rows}, h.options());
     const Tensor added = residual.contiguous();
+    RECORD_FUNCTION("lathe::residual_layer_norm", (std::vector<c10::IValue>{h, h, added, y}));
     at::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
       const int64_t at = begin * columns;
       kernels::residual_layer_norm_forward(
@@ -141,6 +146,7 @@ struct FusedResidualNorm : torch::autograd::Function<FusedResidualNorm> {
     const int64_t rows = dy.size(0), columns = dy.size(1);
     Tensor dresidual = at::empty(dy.sizes(), dy.options());
     Tensor dh = dropout.p > 0 ? at::empty(dy.sizes(), dy.options()) : dresidual;
+    RECORD_FUNCTION("lathe::residual_layer_norm_backward", (std::vector<c10::IValue>{dy, xhat, dresidual, dh}));
     at::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
       const int64_t at = begin * columns;
       kernels::residual_layer_norm_backward(dy.const_data_ptr<float>() + at, xhat.const_data_ptr<float>() + at,

@@ -1,5 +1,6 @@
 #include "lathe/train/step.h"
 
+#include <ATen/record_function.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -62,8 +63,13 @@ Task::BatchLoss Stepper::add_micro_batch(int64_t step, size_t index, const std::
                                          int64_t items) {
   const uint64_t key = make_key(seed_, name_key("dropout"), step, index);
   const nn::DropoutStream adapter_dropouts(make_key(key, name_key("adapters")));
-  Task::BatchLoss batch = task_.loss(samples, {.training = true, .key = key, .layers = layers_});
-  batch.sum = batch.sum * (1 / static_cast<double>(items));
+  Task::BatchLoss batch;
+  {
+    RECORD_USER_SCOPE("forward");
+    batch = task_.loss(samples, {.training = true, .key = key, .layers = layers_});
+    batch.sum = batch.sum * (1 / static_cast<double>(items));
+  }
+  RECORD_USER_SCOPE("backward");
   batch.sum.backward();
   return batch;
 }
@@ -83,6 +89,7 @@ StepOutcome Stepper::run(int64_t step, const Window& window, StepMetrics& metric
     metrics.loss += batch.sum.item<double>();
     metrics.tokens += batch.tokens;
   }
+  RECORD_USER_SCOPE("update");
   const optim::GradientNorm norm = optim::clip_gradients(optimizer_->trained(), clip_grad_norm_);
   metrics.grad_norm = norm.norm;
   const bool finite = std::isfinite(metrics.loss) && norm.finite;

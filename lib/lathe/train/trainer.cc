@@ -16,6 +16,7 @@
 #include "lathe/base/files.h"
 #include "lathe/base/memory.h"
 #include "lathe/base/text.h"
+#include "lathe/config/bind.h"
 #include "lathe/cost/plan.h"
 #include "lathe/data/windows.h"
 #include "lathe/nn/kernels.h"
@@ -23,6 +24,7 @@
 #include "lathe/train/checkpoint_writer.h"
 #include "lathe/train/classifier_task.h"
 #include "lathe/train/memory_meter.h"
+#include "lathe/train/profiler.h"
 #include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
 
@@ -33,6 +35,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMaxNonfiniteInARow = 3;
 constexpr size_t kMaxNonfiniteInAThousand = 10;
+constexpr size_t kProfileRows = 20;  // of the table that is shown; the file has them all
 
 Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
@@ -105,8 +108,10 @@ class Run {
     if (!is_finished() || !has_results()) directory_.write_recipe(recipe::to_yaml(recipe));
   }
 
-  void run() {
-    observer_.on_start(state_.step, num_steps_);
+  void run(int64_t profile_steps) {
+    if (profile_steps > 0) profiler_.emplace(profile_steps);
+    first_step_ = state_.step;
+    observer_.on_start(first_step_, num_steps_);
     warn_about_metrics(directory_.flush_metrics());
     if (is_finished() && has_results())
       return observer_.on_warning(directory_.path().string() + ": this run is finished");
@@ -117,6 +122,7 @@ class Run {
       if (evaluation_is_due()) evaluate();
       if (checkpoint_is_due()) begin_checkpoint();
     }
+    if (profiler_) publish_profile();
     finish_checkpoint(/*required=*/true);
     warn_about_metrics(directory_.flush_metrics());
     publish_results();
@@ -131,6 +137,8 @@ class Run {
   }
 
   void train_step() {
+    std::optional<Profiler::Recording> recording;
+    if (profiler_ && state_.step > first_step_) recording.emplace(*profiler_, state_.step + 1);
     StepMetrics metrics;
     const Window window = windows_.window(state_.step);
     const StepOutcome outcome = stepper_.run(state_.step, window, metrics);
@@ -138,9 +146,29 @@ class Run {
     if (outcome == StepOutcome::NonFinite) handle_nonfinite(metrics, window);
     ++state_.step;
     metrics.epoch = windows_.epoch_after(state_.step);
-    record(to_json(metrics));
-    observer_.on_step(metrics);
+    {
+      RECORD_USER_SCOPE("metrics and progress");
+      record(to_json(metrics));
+      observer_.on_step(metrics);
+    }
     if (state_.step == 1) warn_about_missing_gradients();
+    recording.reset();
+    if (profiler_ && profiler_->is_done()) publish_profile();
+  }
+
+  void publish_profile() {
+    const report::Profile profile = profiler_->take();
+    profiler_.reset();
+    if (profile.events.empty()) return observer_.on_warning("nothing was profiled: the first step only warms up");
+    const auto peak = report::MachinePeak::read(config::cache_directory() + "/machine.json");
+    for (const std::string& line : report::operator_table(profile, peak, kProfileRows)) observer_.on_note(line);
+    const std::string place = (directory_.path() / "profile").string();
+    try {
+      directory_.publish("profile", [&](const auto& path) { report::write_profile(profile, peak, path); });
+      observer_.on_note(place + "/trace.json opens in chrome://tracing and in Perfetto");
+    } catch (const Error& error) {
+      observer_.on_warning(std::string(error.what()) + "; no profile was written, training goes on");
+    }
   }
 
   void record(const Json& line) {
@@ -397,6 +425,8 @@ class Run {
   CheckpointWriter writer_;
   RunState state_;
   std::optional<report::EventWriter> events_;
+  std::optional<Profiler> profiler_;
+  int64_t first_step_ = 0;
   Clock::time_point last_checkpoint_;
   bool best_is_new_ = false;
   bool metrics_warned_ = false;
@@ -422,7 +452,7 @@ recipe::Recipe with_batches_of_run(const recipe::Recipe& recipe) {
 
 }  // namespace
 
-void train(const recipe::Recipe& given, bool resume, TrainObserver& observer) {
+void train(const recipe::Recipe& given, bool resume, TrainObserver& observer, int64_t profile_steps) {
   MemoryMeter::install();
   if (given.training.threads > 0) at::set_num_threads(static_cast<int>(given.training.threads));
   const bool automatic = !given.training.batch_size.samples;
@@ -436,7 +466,7 @@ void train(const recipe::Recipe& given, bool resume, TrainObserver& observer) {
     recipe.training.global_batch_size.reset();
   }
   cost::require_fit(settled, resolved, available);
-  Run(recipe, settled, open_classifier_task(recipe), cost::make_plan(settled, resolved), resume, observer).run();
+  Run(recipe, settled, open_classifier_task(recipe), cost::make_plan(settled, resolved), resume, observer).run(profile_steps);
 }
 
 }  // namespace lathe::train

@@ -21,7 +21,9 @@ class TrainObserver {
 
 /// Trains as `recipe` says, into its run directory: metrics, checkpoints, the adapter or model at the end. Everything
 /// that can be checked is checked before the run directory is made. With `resume` it goes on from the newest whole
-/// checkpoint, bit for bit. Throws Error; Interrupted when stopped by a signal, after a checkpoint was written.
-void train(const recipe::Recipe& recipe, bool resume, TrainObserver& observer);
+/// checkpoint, bit for bit. With `profile_steps` the steps after the first one of this process, so many of them, are
+/// recorded into profile/, and the run goes on. Throws Error; Interrupted when stopped by a signal, after a checkpoint
+/// was written.
+void train(const recipe::Recipe& recipe, bool resume, TrainObserver& observer, int64_t profile_steps = 0);
 
 }  // namespace lathe::train
