@@ -15,7 +15,7 @@ using testing::filled_bank;
 using testing::kWidth;
 using testing::ramp;
 
-constexpr int64_t kExperts = 4;
+constexpr int64_t kNumBalanced = 4;
 
 // The routing of given logits [T, E].
 Routing route_logits(const Tensor& logits, int64_t top_k, TopKRouterOptions options = {}) {
@@ -37,16 +37,17 @@ TEST(BalanceLoss, IsOneForBalancedLoadsWhateverTopK) {
 }
 
 TEST(BalanceLoss, EqualsTheFormulaOfTransformersDividedByTopK) {
-  const Tensor logits = ramp({16, kExperts}, 1.9, 0.3, at::kDouble);
+  const Tensor logits = ramp({16, kNumBalanced}, 1.9, 0.3, at::kDouble);
   const Routing routing = route_logits(logits, 2);
   const Tensor p = at::softmax(logits, 1), chosen = std::get<1>(p.topk(2, 1));
-  const Tensor theirs = kExperts * (at::one_hot(chosen, kExperts).sum(1).to(at::kDouble).mean(0) * p.mean(0)).sum();
+  const Tensor theirs =
+      kNumBalanced * (at::one_hot(chosen, kNumBalanced).sum(1).to(at::kDouble).mean(0) * p.mean(0)).sum();
   expect_close(aux_loss(BalanceSums::of(routing, routing)), theirs / 2, 1e-14, 0);
 }
 
 TEST(BalanceLoss, ReadsOneForAUniformRouterInFullCollapse) {
   const Routing routing =
-      route_logits(at::zeros({16, kExperts}, at::kDouble), 1, TopKRouterOptions().renormalise(false));
+      route_logits(at::zeros({16, kNumBalanced}, at::kDouble), 1, TopKRouterOptions().renormalise(false));
   const BalanceSums sums = BalanceSums::of(routing, routing);
   EXPECT_NEAR(aux_loss(sums).item<double>(), 1, 1e-14) << "the loss does not see it";
   const LoadFigures figures = load_figures(sums);
@@ -56,7 +57,7 @@ TEST(BalanceLoss, ReadsOneForAUniformRouterInFullCollapse) {
 }
 
 TEST(BalanceLoss, ZLossOfZeroLogitsIsTheSquaredLogarithmOfTheExperts) {
-  const Routing routing = route_logits(at::zeros({5, kExperts}, at::kDouble), 2);
+  const Routing routing = route_logits(at::zeros({5, kNumBalanced}, at::kDouble), 2);
   EXPECT_NEAR(z_loss(BalanceSums::of(routing, routing)).item<double>(), std::pow(std::log(4.0), 2), 1e-14);
 }
 
@@ -67,7 +68,7 @@ TEST(BalanceLoss, SquaredVariationIsVarianceOverSquaredMean) {
 }
 
 TEST(BalanceLoss, GradientsEqualFiniteDifferencesForNoisyRouters) {
-  NoisyTopKRouter router = filled(NoisyTopKRouter(kWidth, kExperts, int64_t{2}));
+  NoisyTopKRouter router = filled(NoisyTopKRouter(kWidth, kNumBalanced, int64_t{2}));
   const Tensor x = ramp({6, kWidth}, 0.9, 0.1, at::kDouble).requires_grad_();
   const BalanceOptions options{
       .aux_loss_weight = 1, .z_loss_weight = 0.5, .importance_loss_weight = 2, .load_loss_weight = 3};
@@ -80,10 +81,10 @@ TEST(BalanceLoss, GradientsEqualFiniteDifferencesForNoisyRouters) {
 }
 
 TEST(BalanceLoss, SoftLoadIsTheProbabilityOfBeingChosenUnderFreshNoise) {
-  NoisyTopKRouter router = filled(NoisyTopKRouter(kWidth, kExperts, int64_t{2}));
+  NoisyTopKRouter router = filled(NoisyTopKRouter(kWidth, kNumBalanced, int64_t{2}));
   const Tensor x = ramp({1, kWidth}, 0.9, 0.1, at::kDouble);
   const Routing routing = router->route(x, {.training = true, .key = 9});
-  for (int64_t e = 0; e < kExperts; ++e) {
+  for (int64_t e = 0; e < kNumBalanced; ++e) {
     const double p = routing.load_TE[0][e].item<double>();
     EXPECT_GE(p, 0);
     EXPECT_LE(p, 1);
@@ -96,8 +97,8 @@ std::vector<Tensor> train_window(int64_t size) {
   MoELayerOptions options;
   options.balance(
       {.aux_loss_weight = 0.3, .z_loss_weight = 0.2, .importance_loss_weight = 0.4, .bias_update_rate = 0.01});
-  MoELayer layer(filled(TopKRouter(kWidth, kExperts, 2, TopKRouterOptions().selection_bias(true))).ptr(),
-                 filled_bank(kExperts).ptr(), options);
+  MoELayer layer(filled(TopKRouter(kWidth, kNumBalanced, 2, TopKRouterOptions().selection_bias(true))).ptr(),
+                 filled_bank(kNumBalanced).ptr(), options);
   const Tensor x = ramp({8, kWidth}, 0.9, 0.1, at::kDouble).requires_grad_();
   if (size < 8) {
     const at::NoGradGuard no_grad;
@@ -131,7 +132,7 @@ TEST(BalanceWindow, MovesTheBiasOncePerWindowTowardsTheIdleExperts) {
 }
 
 TEST(BalanceWindow, EvaluationDoesNotCount) {
-  MoELayer layer(filled(TopKRouter(kWidth, kExperts, 2)).ptr(), filled_bank(kExperts).ptr());
+  MoELayer layer(filled(TopKRouter(kWidth, kNumBalanced, 2)).ptr(), filled_bank(kNumBalanced).ptr());
   layer->forward(ramp({8, kWidth}, 0.9, 0.1, at::kDouble));
   EXPECT_EQ(layer->window().num_tokens, 0);
   EXPECT_EQ(layer->last().num_tokens, 8);
@@ -139,7 +140,7 @@ TEST(BalanceWindow, EvaluationDoesNotCount) {
 
 TEST(BalanceWindow, ABiasMovesTheChoiceAndNeverTheGates) {
   TopKRouter router = filled(
-      TopKRouter(kWidth, kExperts, 1,
+      TopKRouter(kWidth, kNumBalanced, 1,
                  TopKRouterOptions().score(TopKRouterOptions::Score::Sigmoid).renormalise(false).selection_bias(true)));
   const Tensor x = ramp({6, kWidth}, 0.9, 0.1, at::kDouble);
   router->selection_bias()[3] = 10;

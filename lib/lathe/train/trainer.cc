@@ -466,7 +466,8 @@ void train(const recipe::Recipe& given, bool resume, TrainObserver& observer, in
     recipe.training.global_batch_size.reset();
   }
   cost::require_fit(settled, resolved, available);
-  Run(recipe, settled, open_classifier_task(recipe), cost::make_plan(settled, resolved), resume, observer).run(profile_steps);
+  Run(recipe, settled, open_classifier_task(recipe), cost::make_plan(settled, resolved), resume, observer)
+      .run(profile_steps);
 }
 
 }  // namespace lathe::train
