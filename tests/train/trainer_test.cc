@@ -118,6 +118,25 @@ TEST_F(TrainerTest, ResumesToTheSameBits) {
   EXPECT_EQ(adapter_bytes("cut"), adapter_bytes("straight"));
 }
 
+TEST_F(TrainerTest, ChoosesTheBatchByThePlanAndKeepsItOnResume) {
+  const std::vector<std::string> automatic = {"training.batch_size=auto", "training.global_batch_size=4",
+                                              "~training.gradient_accumulation_steps"};
+  train("auto", automatic);
+  train("four", {"training.batch_size=4", "training.gradient_accumulation_steps=1"});
+  EXPECT_EQ(metrics("auto"), metrics("four"));
+  fs::remove_all(directory_ / "auto/adapter");
+  fs::remove_all(directory_ / "auto/checkpoints/step-8");
+  train("auto", automatic, /*resume=*/true);
+  EXPECT_EQ(adapter_bytes("auto"), adapter_bytes("four"));
+}
+
+TEST_F(TrainerTest, RecordsThePlannedAndTheMeasuredPeak) {
+  train("run", {"training.activation_checkpointing={budget: 1 GiB}"});
+  const Json summary = Json::parse(read_file(directory_ / "run/run.json", 1 << 20));
+  EXPECT_GT(summary["planned"]["peak_bytes"].get<int64_t>(), 0);
+  EXPECT_GT(summary["measured"]["peak_bytes"].get<int64_t>(), 0);
+}
+
 TEST_F(TrainerTest, PassesOverADamagedCheckpointLoudly) {
   train("run");
   const std::string bytes = adapter_bytes("run");

@@ -52,17 +52,17 @@ class MixerBlockCost {
     std::vector<const Value*> inputs = {&x_BKC};
     if (residual != nullptr) inputs.push_back(residual);
     ledger_.record(y, inputs, linear.trains,
-                   [this, linear, saved, product, elements = x_BKC.elements(), wants_dx = x_BKC.needs_gradient(),
-                    parts = inputs.size()](const Buffer& grad) {
+                   [&ledger = ledger_, linear, saved, product, elements = x_BKC.elements(),
+                    wants_dx = x_BKC.needs_gradient(), parts = inputs.size()](const Buffer& grad) {
                      const Buffer input = saved.unpack();
                      std::vector<Buffer> grads(parts, grad);
-                     grads[0] = wants_dx ? ledger_.allocate(elements * kFloatBytes) : nullptr;
-                     if (wants_dx) ledger_.count(Part::Linear, product);
+                     grads[0] = wants_dx ? ledger.allocate(elements * kFloatBytes) : nullptr;
+                     if (wants_dx) ledger.count(Part::Linear, product);
                      if (!linear.trains) return grads;
-                     ledger_.count(Part::Linear, product);
-                     ledger_.add_gradient(linear.path + ".weight",
-                                          linear.in_features * linear.out_features * kFloatBytes);
-                     ledger_.add_gradient(linear.path + ".bias", linear.out_features * kFloatBytes);
+                     ledger.count(Part::Linear, product);
+                     ledger.add_gradient(linear.path + ".weight",
+                                         linear.in_features * linear.out_features * kFloatBytes);
+                     ledger.add_gradient(linear.path + ".bias", linear.out_features * kFloatBytes);
                      return grads;
                    });
     return y;
@@ -77,11 +77,12 @@ class MixerBlockCost {
     Value y = ledger_.tensor(samples_ * linear.out_features, channels_);
     std::vector<const Value*> inputs = {&y_BCM};
     if (residual != nullptr) inputs.push_back(residual);
-    ledger_.record(y, inputs, false, [this, parts = inputs.size(), bytes = y.buffer->bytes()](const Buffer& grad) {
-      std::vector<Buffer> grads(parts, grad);
-      grads[0] = ledger_.allocate(bytes);  // transposed
-      return grads;
-    });
+    ledger_.record(y, inputs, false,
+                   [&ledger = ledger_, parts = inputs.size(), bytes = y.buffer->bytes()](const Buffer& grad) {
+                     std::vector<Buffer> grads(parts, grad);
+                     grads[0] = ledger.allocate(bytes);  // transposed
+                     return grads;
+                   });
     return y;
   }
 

@@ -52,6 +52,9 @@ void check_adapter(const Adapter& adapter, CombinationChecker& c) {
     meaningless(!adapter.rank_pattern.empty(), "adapter.rank_pattern");
     meaningless(!adapter.alpha_pattern.empty(), "adapter.alpha_pattern");
     meaningless(adapter.from.has_value(), "adapter.from");
+    meaningless(!adapter.modules_to_save.empty(), "adapter.modules_to_save");
+    meaningless(!adapter.exclude_modules.empty(), "adapter.exclude_modules");
+    meaningless(adapter.scaling != Scaling::Standard, "adapter.scaling");
     return;
   }
   c.require(adapter.from || adapter.rank, "adapter.rank", "is required unless adapter.from is given");

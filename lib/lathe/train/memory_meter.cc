@@ -43,8 +43,7 @@ class MeteredAllocator final : public c10::Allocator {
 
 void MemoryMeter::install() {
   static const bool done = [] {
-    static MeteredAllocator allocator;
-    c10::SetCPUAllocator(&allocator, /*priority=*/1);
+    c10::SetCPUAllocator(new MeteredAllocator, /*priority=*/1);  // never destroyed: tensors outlive static objects
     return true;
   }();
   (void)done;
