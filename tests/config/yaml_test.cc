@@ -34,6 +34,8 @@ TEST(ParseYaml, RefusesWhatTheParserWouldLetPass) {
   EXPECT_THAT(yaml_refusal("<<: {a: 1}\n"), HasSubstr("merge keys are not allowed"));
   EXPECT_THAT(yaml_refusal("[1, 2]: x\n"), HasSubstr("a key must be a word"));
   EXPECT_THAT(yaml_refusal("a: [1\n"), HasSubstr("bad YAML"));
+  EXPECT_THAT(yaml_refusal("ä: 'ö'\nb: \"unfinished \\\"\n"), HasSubstr("r.yaml:2:4: quotes without their end"));
+  EXPECT_THAT(yaml_refusal("a: 'it''s\n"), HasSubstr("r.yaml:1:4: quotes without their end"));
   EXPECT_THAT(yaml_refusal(""), HasSubstr("r.yaml: is empty"));
 }
 

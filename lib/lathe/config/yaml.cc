@@ -67,7 +67,7 @@ void check_nesting(std::string_view text, const std::string& file) {
 // Builds the tree from the parser's events and notes what a recipe may not hold.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  explicit TreeBuilder(std::string file) : file_(std::move(file)) {}
+  TreeBuilder(std::string file, std::string_view text) : file_(std::move(file)), text_(text) {}
 
   YamlNode root;
   std::vector<Diagnostic> mistakes;
@@ -113,6 +113,7 @@ class TreeBuilder : public YAML::EventHandler {
                 const std::string& value) {
     if (anchor != 0) complain(mark, "anchors are not allowed", "write the value out");
     if (!tag.empty() && tag != "?" && tag != "!") complain(mark, "tags are not allowed", "");
+    if (tag == "!" && !is_closed(static_cast<size_t>(mark.pos))) complain(mark, "quotes without their end", "");
     YamlNode node;
     node.kind = kind;
     node.file = file_;
@@ -152,7 +153,23 @@ class TreeBuilder : public YAML::EventHandler {
   void open(YamlNode* node) { levels_.push_back({node, false, {}}); }
   void close() { levels_.pop_back(); }
 
+  // Whether the quotes that begin at `place` end: the parser takes the end of the file for them.
+  bool is_closed(size_t place) const {
+    if (place >= text_.size() || (text_[place] != '"' && text_[place] != '\'')) return true;
+    const char mark = text_[place];
+    for (size_t i = place + 1; i < text_.size(); ++i) {
+      if (mark == '"' && text_[i] == '\\') {
+        ++i;
+      } else if (text_[i] == mark) {
+        if (mark == '"' || i + 1 >= text_.size() || text_[i + 1] != mark) return true;
+        ++i;  // '' stands for one
+      }
+    }
+    return false;
+  }
+
   std::string file_;
+  std::string_view text_;
   std::vector<Level> levels_;
 };
 
@@ -183,11 +200,11 @@ YamlNode parse_yaml(std::string_view text, const std::string& file) {
   }
   check_nesting(text, file);
   std::istringstream stream{std::string(text)};
-  TreeBuilder builder(file);
+  TreeBuilder builder(file, text);
   try {
     YAML::Parser parser(stream);
     parser.HandleNextDocument(builder);
-    TreeBuilder second(file);
+    TreeBuilder second(file, text);
     if (parser.HandleNextDocument(second))
       fail(file, second.root.line, second.root.column, "a second document is not allowed");
   } catch (const YAML::Exception& error) {

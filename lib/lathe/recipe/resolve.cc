@@ -37,6 +37,7 @@ formats::AdapterConfig config_of_recipe(const Recipe& recipe) {
 // The file's rank, alpha, targets and patterns; the recipe may repeat them but not contradict them.
 formats::AdapterConfig config_of_file(const Recipe& recipe) {
   formats::AdapterConfig config = formats::read_adapter_config(recipe.adapter.from->resolved);
+  formats::read_safetensors_header(formats::adapter_weights_path(recipe.adapter.from->resolved));
   const formats::AdapterConfig own = config_of_recipe(recipe);
   const auto agree = [&](const char* key, bool same) {
     const std::string dotted = std::string("adapter.") + key;
