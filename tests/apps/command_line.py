@@ -74,8 +74,17 @@ class CommandLineTest(unittest.TestCase):
                      "adapter.target_modules=[qurey, value]")
 
     def test_keys_of_later_families_are_refused_as_not_supported_yet(self):
-        for overrides in (["model.task=causal_lm"], ["training.batch_size=auto", "training.global_batch_size=8"], ["model.moe={num_experts: 4}"]):
+        for overrides in (["model.task=causal_lm"], ["model.moe={num_experts: 4}"]):
             self.refused(2, "is not supported yet", "validate", self.path("recipe.yaml"), *overrides)
+
+    def test_a_run_that_does_not_fit_is_planned_and_refused(self):
+        recipe, big = self.path("recipe.yaml"), "training.batch_size=1000000000"
+        plan = json.loads(self.lathe("plan", recipe, "--json").stdout)
+        self.assertTrue(plan["fits"])
+        self.assertGreater(plan["memory_bytes"]["peak"], plan["memory_bytes"]["weights"])
+        self.assertFalse(json.loads(self.lathe("plan", recipe, big, "--json").stdout)["fits"])
+        self.refused(4, r"training\.batch_size: the run needs .* are there \(training\.batch_size: \d+", "train", recipe, big, "output.dir=" + self.path("big"))
+        self.assertFalse(os.path.exists(self.path("big")))
 
     # --- checkpoints ---
 
