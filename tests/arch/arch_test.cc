@@ -67,6 +67,8 @@ TEST(ReadModelConfig, RefusesOtherComputationsByName) {
             "position_embedding_type: \"relative_key\" is not supported (supported: absolute)");
   EXPECT_EQ(refused("hidden_act", "relu"),
             "hidden_act: \"relu\" is not supported (supported: gelu, gelu_new, gelu_pytorch_tanh)");
+  EXPECT_EQ(refused("problem_type", "regression"),
+            "problem_type: \"regression\" is not supported (supported: single_label_classification)");
   EXPECT_EQ(refused("is_decoder", true), "is_decoder: true is not supported for an encoder");
   EXPECT_EQ(refused("add_cross_attention", true), "add_cross_attention: true is not supported for an encoder");
   EXPECT_EQ(refused("pruned_heads", {{"0", {1}}}), "pruned_heads: {...} is not supported");

@@ -30,6 +30,9 @@ void refuse_other_computations(const JsonObject& config) {
   if (const std::string type = config.string("position_embedding_type", "absolute"); type != "absolute") {
     throw config.error("position_embedding_type", quote(type) + " is not supported", "supported: absolute");
   }
+  const std::string kind = "single_label_classification";
+  if (const std::string type = config.string("problem_type", kind); type != kind)
+    throw config.error("problem_type", quote(type) + " is not supported", "supported: " + kind);
   for (const char* key : {"is_decoder", "add_cross_attention"}) {
     if (config.boolean(key, false)) throw config.error(key, "true is not supported for an encoder");
   }

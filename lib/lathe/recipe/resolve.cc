@@ -51,6 +51,11 @@ formats::AdapterConfig config_of_file(const Recipe& recipe) {
   agree("scaling", own.use_rslora == config.use_rslora);
   agree("target_modules", own.target_modules == config.target_modules);
   agree("exclude_modules", own.exclude_modules == config.exclude_modules);
+  const auto sorted = [](std::vector<std::string> names) {
+    std::sort(names.begin(), names.end());
+    return names;
+  };
+  agree("modules_to_save", sorted(own.modules_to_save) == sorted(config.modules_to_save));
   agree("rank_pattern", own.rank_pattern == config.rank_pattern);
   agree("alpha_pattern", own.alpha_pattern == config.alpha_pattern);
   if (recipe.places.contains("adapter.dropout")) config.lora_dropout = own.lora_dropout;
