@@ -26,12 +26,6 @@ bool matches_any(const std::string& path, const Names& names) {
 }
 
 // Whether `path` is a module of one of these names or lies inside of one.
-bool is_within_any(const std::string& path, const Names& names) {
-  const std::string dotted = "." + path + ".";
-  return std::any_of(names.begin(), names.end(),
-                     [&](const auto& name) { return dotted.find("." + name + ".") != std::string::npos; });
-}
-
 // For each layer, whether `targets` means it.
 std::vector<bool> matched_layers(const std::vector<LinearSpec>& linears, const formats::TargetModules& targets,
                                  const Arch& arch, const std::string& key, const Diagnostic& place) {
@@ -92,6 +86,12 @@ double first_match(const std::string& path, const Patterns& patterns, double fal
 }
 
 }  // namespace
+
+bool is_within_any(const std::string& path, const std::vector<std::string>& names) {
+  const std::string dotted = "." + path + ".";
+  return std::any_of(names.begin(), names.end(),
+                     [&](const auto& name) { return dotted.find("." + name + ".") != std::string::npos; });
+}
 
 bool matches_module_name(const std::string& path, const std::string& name) {
   return path == name || path.ends_with("." + name);

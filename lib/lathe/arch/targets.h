@@ -33,4 +33,7 @@ std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const 
 /// Whether `path` equals `name` or ends with "." + name.
 bool matches_module_name(const std::string& path, const std::string& name);
 
+/// Whether one of the names matches `path` or a module around it.
+bool is_within_any(const std::string& path, const std::vector<std::string>& names);
+
 }  // namespace lathe::arch

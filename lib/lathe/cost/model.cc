@@ -14,16 +14,6 @@ Amount elements(const std::vector<int64_t>& shape) {
   return product;
 }
 
-// Whether the path or a module around it is one of the names.
-bool is_inside(const std::string& path, const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-    for (size_t end = path.find('.'); end != std::string::npos; end = path.find('.', end + 1)) {
-      if (arch::matches_module_name(path.substr(0, end), name)) return true;
-    }
-    return arch::matches_module_name(path, name);
-  });
-}
-
 Storage storage_of(recipe::StorageType type) {
   return type == recipe::StorageType::BFloat16 ? Storage::BFloat16 : Storage::Float32;
 }
@@ -58,10 +48,12 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
   add_parameters(match);
 }
 
-bool TrainedModel::trains(const std::string& path) const { return all_train_ || is_inside(path, saved_modules_); }
+bool TrainedModel::trains(const std::string& path) const {
+  return all_train_ || arch::is_within_any(path, saved_modules_);
+}
 
 bool TrainedModel::is_quantised(const std::string& path) const {
-  return quant_.type != recipe::QuantType::None && !trains(path) && !is_inside(path, quant_.skip_modules);
+  return quant_.type != recipe::QuantType::None && !trains(path) && !arch::is_within_any(path, quant_.skip_modules);
 }
 
 void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
