@@ -10,7 +10,7 @@
 namespace lathe::app {
 namespace {
 
-constexpr std::array<const char*, 4> kTorchVerbs = {"train", "eval", "predict", "logits"};
+constexpr std::array<const char*, 5> kTorchVerbs = {"train", "eval", "predict", "logits", "quantize"};
 
 class Parser {
  public:
@@ -22,6 +22,7 @@ class Parser {
     app_.set_version_flag("--version", "lathe " LATHE_VERSION);
     add_recipe_verbs();
     add_model_verbs();
+    add_quantize();
     add_file_verbs();
   }
 
@@ -114,6 +115,22 @@ class Parser {
     logits->add_flag("--truncate", line_.truncate, "Cut texts that are longer than the model allows");
     logits->add_option("--compute", line_.compute, "Type of the products")
         ->check(CLI::IsMember({"float32", "bfloat16"}));
+  }
+
+  void add_quantize() {
+    CLI::App* quantize = verb("quantize", "Write a model with its linear layers in four bits (bitsandbytes' layout)",
+                              "lathe quantize --model DIR --out DIR-nf4 --double-quant");
+    quantize->add_option("--model", line_.model, "Model directory, or hf:org/name in the local cache")->required();
+    quantize->add_option("--out", line_.out, "Directory to write; must not exist")->required();
+    quantize->add_option("--type", line_.quant_type, "nf4 or fp4")
+        ->check(CLI::IsMember({"nf4", "fp4"}))
+        ->capture_default_str();
+    quantize->add_option("--blocksize", line_.blocksize, "Weights that share a scale: 32, 64, 128, ..., 4096")
+        ->capture_default_str();
+    quantize->add_flag("--double-quant", line_.double_quant, "Quantise the scales too: 0.52 bytes a weight, not 0.56");
+    quantize->add_option("--skip-modules", line_.skip_modules, "Modules to leave dense, separated by commas")
+        ->delimiter(',')
+        ->capture_default_str();
   }
 
   void add_file_verbs() {

@@ -29,6 +29,13 @@ void keep_standard_descriptors() {
   }
 }
 
+void require_absent(const std::string& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  throw Error(ErrorKind::Config,
+              Diagnostic{path, 0, 0, "", "exists already", "choose another name: nothing is overwritten"});
+}
+
 int report(const Error& error) {
   for (const Diagnostic& diagnostic : error.diagnostics()) print_error(printable(diagnostic.to_string()));
   return error.exit_code();

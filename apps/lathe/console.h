@@ -18,6 +18,9 @@ bool stderr_is_terminal();
 /// Opens /dev/null where a standard descriptor is closed, so that no file of a run takes its number.
 void keep_standard_descriptors();
 
+/// Throws Error{Config} when there is something at `path` that an output would replace.
+void require_absent(const std::string& path);
+
 /// Prints one "error: ..." line per diagnostic and returns the exit code.
 int report(const Error& error);
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 #include "console.h"
 #include "lathe/arch/arch.h"
@@ -19,6 +20,7 @@ struct Summary {
   std::string kind;
   Json facts = Json::object();
   std::vector<formats::TensorInfo> tensors;
+  int64_t num_parameters = 0;
 };
 
 int64_t count(const formats::TensorInfo& tensor) {
@@ -58,6 +60,15 @@ Summary inspect_model(const std::string& path) {
   const auto model = formats::ModelDirectory::open(path);
   summary.facts["architecture"] = arch::read_model_config(model.config_path()).model_type;
   for (const auto& tensor : model.tensors()) summary.tensors.push_back(tensor.info);
+  summary.num_parameters = count(summary.tensors);
+  std::map<std::string, int64_t> kinds;
+  for (const formats::FourBitWeight& weight : model.four_bit_weights()) {
+    for (const formats::TensorLocation* part : weight.parts()) summary.num_parameters -= count(part->info);
+    summary.num_parameters += weight.state.num_elements();
+    ++kinds[weight.state.quant_type + ", blocks of " + std::to_string(weight.state.blocksize) +
+            (weight.state.nested ? ", scales quantised" : "")];
+  }
+  if (!kinds.empty()) summary.facts["four_bit_weights"] = kinds;
   return summary;
 }
 
@@ -78,13 +89,19 @@ Summary inspect_run(const std::string& path) {
   return summary;
 }
 
-Summary inspect(const std::string& path) {
+Summary inspect_path(const std::string& path) {
   if (path.starts_with("hf:")) return inspect_model(path);
   if (!fs::exists(path)) throw data_error(path, "no such file or directory");
   if (!fs::is_directory(path)) return inspect_file(path);
   if (fs::exists(fs::path(path) / "adapter_config.json")) return inspect_adapter(path);
   if (fs::exists(fs::path(path) / "recipe.yaml")) return inspect_run(path);
   return inspect_model(path);
+}
+
+Summary inspect(const std::string& path) {
+  Summary summary = inspect_path(path);
+  if (summary.num_parameters == 0) summary.num_parameters = count(summary.tensors);
+  return summary;
 }
 
 Json to_json(const formats::TensorInfo& tensor) {
@@ -96,7 +113,7 @@ Json to_json(const formats::TensorInfo& tensor) {
 int run_inspect(const CommandLine& line) {
   const Summary summary = inspect(line.recipe);
   if (line.json) {
-    Json json = {{"kind", summary.kind}, {"parameters", count(summary.tensors)}};
+    Json json = {{"kind", summary.kind}, {"parameters", summary.num_parameters}};
     json.update(summary.facts);
     json["tensors"] = Json::array();
     for (const auto& tensor : summary.tensors) json["tensors"].push_back(to_json(tensor));
@@ -110,7 +127,7 @@ int run_inspect(const CommandLine& line) {
            Json(tensor.shape).dump() + "\n";
   }
   out +=
-      std::to_string(summary.tensors.size()) + " tensors, " + std::to_string(count(summary.tensors)) + " parameters\n";
+      std::to_string(summary.tensors.size()) + " tensors, " + std::to_string(summary.num_parameters) + " parameters\n";
   print_result(out);
   return 0;
 }

@@ -1,5 +1,3 @@
-#include <filesystem>
-
 #include "console.h"
 #include "lathe/base/files.h"
 #include "lathe/base/text.h"
@@ -37,10 +35,7 @@ int run_show(const CommandLine& line) {
 
 int run_cp(const CommandLine& line) {
   const recipe::ReadyRecipe& ready = ready_recipe(line.recipe);
-  if (std::filesystem::exists(line.destination)) {
-    throw Error(ErrorKind::Config, Diagnostic{line.destination, 0, 0, "", "exists already",
-                                              "choose another name: nothing is overwritten"});
-  }
+  require_absent(line.destination);
   write_file_atomically(line.destination, ready.text);
   return 0;
 }

@@ -46,6 +46,32 @@ class CommandLineTest(unittest.TestCase):
     def recipe_file(self, text):
         return self.write("bad.yaml", text)
 
+    # --- four bits ---
+
+    def test_a_quantised_model_serves_every_verb(self):
+        four, out = self.path("four"), self.path("logits.safetensors")
+        self.assertIn("13 weights in nf4", self.lathe("quantize", "--model", self.path("model"), "--out", four, "--double-quant").stdout)
+        facts = json.loads(self.lathe("inspect", four, "--json").stdout)
+        dense = json.loads(self.lathe("inspect", self.path("model"), "--json").stdout)
+        self.assertEqual(facts["parameters"], dense["parameters"])
+        self.assertEqual(facts["four_bit_weights"], {"nf4, blocks of 64, scales quantised": 13})
+        recipe = [self.path("recipe.yaml"), "model.path=" + four]
+        self.lathe("validate", *recipe, "--data")
+        self.assertTrue(json.loads(self.lathe("plan", *recipe, "--json").stdout)["fits"])
+        self.lathe("train", *recipe)
+        adapter = self.path("run/adapter")
+        self.assertEqual(json.loads(self.lathe("eval", self.path("run"), "--json").stdout)["samples"], 60)
+        self.lathe("predict", "--model", four, "--adapter", adapter, "--text", "a b c")
+        self.lathe("logits", "--model", four, "--adapter", adapter, "--text", "a b c", "--out", out)
+
+    def test_quantize_refuses_by_name(self):
+        model = ["quantize", "--model", self.path("model")]
+        self.refused(2, r"/model: exists already", *model, "--out", self.path("model"))
+        self.refused(2, r"--blocksize: expected 32, 64, 128, \.\.\., 4096, got 48", *model, "--out", self.path("four"), "--blocksize", "48")
+        self.lathe(*model, "--out", self.path("four"))
+        self.refused(3, r"is in four bits already: nf4, blocks of 64 \(ask", "quantize", "--model", self.path("four"), "--out", self.path("x"), "--type", "fp4")
+        self.assertFalse(os.path.exists(self.path("x")))
+
     # --- recipes ---
 
     def test_unknown_key_names_the_nearest(self):

@@ -72,8 +72,6 @@ TEST(ReadModelConfig, RefusesOtherComputationsByName) {
   EXPECT_EQ(refused("is_decoder", true), "is_decoder: true is not supported for an encoder");
   EXPECT_EQ(refused("add_cross_attention", true), "add_cross_attention: true is not supported for an encoder");
   EXPECT_EQ(refused("pruned_heads", {{"0", {1}}}), "pruned_heads: {...} is not supported");
-  EXPECT_EQ(refused("quantization_config", {{"load_in_4bit", true}}),
-            "quantization_config: quantised checkpoints are not supported yet");
 }
 
 TEST(ReadModelConfig, RefusesImpossibleSizes) {

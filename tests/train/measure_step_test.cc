@@ -2,9 +2,12 @@
 
 #include <ATen/Parallel.h>
 
+#include <filesystem>
+
 #include "lathe/arch/arch.h"
 #include "lathe/cost/plan.h"
 #include "lathe/io/tensors.h"
+#include "lathe/models/quantize_directory.h"
 #include "temporary_directory.h"
 #include "tensor_expect.h"
 
@@ -57,7 +60,13 @@ class MeasureStepTest : public ::testing::TestWithParam<PlannedCase> {
         tensors.emplace_back(parameter.name, testing::ramp(parameter.shape, 0.37, 0.1) * 0.1);
     }
     io::write_safetensors(base + "/model/model.safetensors", tensors);
-    return recipe::parse(kText, "recipe.yaml", base, GetParam().overrides);
+    std::filesystem::create_directories(base + "/four");
+    models::quantize_directory(formats::ModelDirectory::open(base + "/model"), nn::NF4LinearOptions(), {"classifier"},
+                               base + "/four");
+    std::vector<std::string> overrides = GetParam().overrides;
+    for (std::string& word : overrides)
+      if (word == "model.path=four") word = "model.path=" + base + "/four";
+    return recipe::parse(kText, "recipe.yaml", base, overrides);
   }
 
   testing::TemporaryDirectory directory_;
@@ -93,6 +102,8 @@ std::vector<PlannedCase> cases() {
       {"lora_bfloat16_compute", false, {"model.dtype=bfloat16", "model.compute=bfloat16"}},
       {"qlora_nf4", false, {"quant.type=nf4"}},
       {"qlora_double_elementwise", false, {"quant={type: nf4, double_quant: true}", policy + "elementwise"}},
+      {"qlora_stored", false, {"model.path=four"}},
+      {"qlora_stored_all_linear_full", false, {"model.path=four", all, policy + "full", "training.batch_size=16"}},
       {"all_weights", false, {"adapter={type: none}"}},
       {"all_weights_full", false, {"adapter={type: none}", policy + "full", "training.batch_size=32"}},
       {"all_weights_accumulated", false, {"adapter={type: none}", "training.gradient_accumulation_steps=3"}},

@@ -9,6 +9,7 @@
 namespace lathe::train {
 namespace {
 
+using at::Tensor;
 using testing::ramp;
 
 std::map<std::string, report::OperatorRow> recorded(const std::function<void()>& action) {

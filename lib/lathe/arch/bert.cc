@@ -39,8 +39,6 @@ void refuse_other_computations(const JsonObject& config) {
   if (const Json* heads = config.find("pruned_heads"); heads != nullptr && !heads->empty()) {
     throw config.error("pruned_heads", describe(*heads) + " is not supported");
   }
-  if (config.find("quantization_config") != nullptr)
-    throw config.error("quantization_config", "quantised checkpoints are not supported yet");
 }
 
 // The modules of a BERT classifier, walked once for all lists: linear(path, in, out), norm(path), table(path, rows).

@@ -14,6 +14,8 @@ Amount elements(const std::vector<int64_t>& shape) {
   return product;
 }
 
+std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
 Storage storage_of(recipe::StorageType type) {
   return type == recipe::StorageType::BFloat16 ? Storage::BFloat16 : Storage::Float32;
 }
@@ -30,6 +32,11 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
   storage_ = storage_of(precision.storage);
   compute_ = storage_of(precision.compute);
   if (resolved.adapter) saved_modules_ = resolved.adapter->modules_to_save;
+  for (const arch::CheckpointMatch::Item& item : match.items) {
+    if (item.four_bit == nullptr) continue;
+    const uint64_t text = item.four_bit->quant_state.info.num_bytes();
+    stored_[module_of(item.parameter.name)] = static_cast<Amount>(item.four_bit->num_bytes() - text);
+  }
   for (const arch::LinearSpec& spec : arch::classifier_linears(arch_, num_labels_)) {
     LinearCost linear{spec.path, static_cast<Amount>(spec.in_features), static_cast<Amount>(spec.out_features)};
     linear.trains = trains(spec.path);
@@ -53,7 +60,9 @@ bool TrainedModel::trains(const std::string& path) const {
 }
 
 bool TrainedModel::is_quantised(const std::string& path) const {
-  return quant_.type != recipe::QuantType::None && !trains(path) && !arch::is_within_any(path, quant_.skip_modules);
+  if (trains(path)) return false;
+  if (!stored_.empty()) return stored_.contains(path);
+  return quant_.type != recipe::QuantType::None && !arch::is_within_any(path, quant_.skip_modules);
 }
 
 void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
@@ -61,14 +70,16 @@ void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
   weight_bytes_ = adapter_ * kFloatBytes;
   for (const arch::CheckpointMatch::Item& item : match.items) {
     const Amount count = elements(item.parameter.shape);
-    const std::string module = item.parameter.name.substr(0, item.parameter.name.rfind('.'));
+    const std::string module = module_of(item.parameter.name);
     const bool trained = trains(module);
     base_ += count;
     trainable_ += trained ? count : 0;
     const bool matrix = item.parameter.shape.size() >= 2 && !trained;
     const auto linear = linears_.find(module);
     if (matrix && linear != linears_.end() && linear->second.storage == Storage::FourBit) {
-      weight_bytes_ += four_bit_bytes(count, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
+      weight_bytes_ += item.four_bit != nullptr
+                           ? stored_.at(module)
+                           : four_bit_bytes(count, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
     } else {
       weight_bytes_ += count * (matrix ? bytes_per_element(storage_) : kFloatBytes);
     }

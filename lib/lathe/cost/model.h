@@ -47,6 +47,7 @@ class TrainedModel {
   bool all_train_;
   recipe::Quant quant_;
   std::vector<std::string> saved_modules_;
+  std::map<std::string, Amount> stored_;  // bytes of the checkpoint's weights in four bits, by module
   std::map<std::string, LinearCost> linears_;
   Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_bytes_ = 0;
 };

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr uint64_t kMaxIndexBytes = uint64_t{64} << 20;
+constexpr uint64_t kMaxConfigBytes = uint64_t{16} << 20;
 constexpr size_t kMaxMistakes = 20;
 
 fs::path hub_cache() {
@@ -55,7 +56,8 @@ bool is_plain_shard_name(const std::string& name) {
 }
 
 void append_tensors(const std::string& file, std::vector<TensorLocation>& tensors) {
-  for (TensorInfo& info : read_safetensors_header(file).tensors) tensors.push_back({std::move(info), file});
+  SafetensorsHeader header = read_safetensors_header(file);
+  for (TensorInfo& info : header.tensors) tensors.push_back({std::move(info), file, header.data_offset});
 }
 
 std::map<std::string, std::set<std::string>> read_index(const std::string& path) {
@@ -108,6 +110,22 @@ std::vector<TensorLocation> read_shards(const std::string& directory, const std:
   throw data_error(directory, Diagnostic::expected(std::string(kWeights) + " or " + kIndex, "neither"));
 }
 
+// config.json's quantization_config must name what the tensors are: bitsandbytes' four bits. The details are in each
+// weight's quant_state, which alone counts.
+void check_quantization_config(const std::string& path, bool any_four_bit) {
+  const Json json = read_json_file(path, kMaxConfigBytes);
+  const JsonObject config(json, path);
+  if (config.find("quantization_config") == nullptr) return;
+  const JsonObject section = config.object("quantization_config");
+  const std::string method = section.string("quant_method", "bitsandbytes");
+  if (method != "bitsandbytes")
+    throw section.error("quant_method", Diagnostic::expected("bitsandbytes", quote(method)),
+                        "a dense checkpoint is read as well");
+  if (section.boolean("load_in_8bit", false) || !section.boolean("load_in_4bit", false))
+    throw section.error("load_in_4bit", "expected true: weights in eight bits are not supported");
+  if (!any_four_bit) throw section.error("load_in_4bit", "is true, but no weight is stored in four bits");
+}
+
 }  // namespace
 
 std::string resolve_model_path(const std::string& path) {
@@ -133,6 +151,15 @@ std::string resolve_model_path(const std::string& path) {
   const fs::path snapshot = repository / "snapshots" / revision;
   if (!path_exists(snapshot)) throw data_error(snapshot.string(), "no such directory", fetch);
   return snapshot.string();
+}
+
+void copy_companions(const std::string& from, const fs::path& to) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
+        "tokenizer.model", "added_tokens.json", "chat_template.jinja", "generation_config.json"}) {
+    const fs::path source = fs::path(from) / name;
+    if (path_exists(source)) fs::copy_file(source, to / name, fs::copy_options::overwrite_existing);
+  }
 }
 
 ModelDirectory ModelDirectory::open_without_weights(const std::string& path) {
@@ -163,12 +190,27 @@ ModelDirectory ModelDirectory::open(const std::string& path) {
     throw_no_weights(model.path_);
   }
   for (size_t i = 0; i < model.tensors_.size(); ++i) model.by_name_.emplace(model.tensors_[i].info.name, i);
+  model.four_bit_ = find_four_bit_weights(model.tensors_);
+  for (size_t i = 0; i < model.four_bit_.size(); ++i)
+    model.four_bit_by_name_.emplace(model.four_bit_[i].weight.info.name, i);
+  check_quantization_config(model.config_path(), !model.four_bit_.empty());
   return model;
 }
 
 const TensorLocation* ModelDirectory::find(const std::string& name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : &tensors_[found->second];
+}
+
+const FourBitWeight* ModelDirectory::find_four_bit(const std::string& name) const {
+  const auto found = four_bit_by_name_.find(name);
+  return found == four_bit_by_name_.end() ? nullptr : &four_bit_[found->second];
+}
+
+std::vector<int64_t> ModelDirectory::shape_of(const std::string& name) const {
+  if (const FourBitWeight* weight = find_four_bit(name)) return weight->state.shape;
+  const TensorLocation* tensor = find(name);
+  return tensor == nullptr ? std::vector<int64_t>() : tensor->info.shape;
 }
 
 }  // namespace lathe::formats

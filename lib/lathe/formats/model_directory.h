@@ -1,26 +1,23 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "lathe/formats/four_bit.h"
 #include "lathe/formats/safetensors.h"
 
 namespace lathe::formats {
 
-/// A tensor of a model directory and the file that holds it.
-struct TensorLocation {
-  TensorInfo info;
-  std::string file;
-};
-
 /// A Hugging Face model directory: config.json and model.safetensors, or the shards that model.safetensors.index.json
-/// names. Only headers are read.
+/// names; weights may be in four bits, as bitsandbytes stores them. Only headers are read.
 class ModelDirectory {
  public:
   /// `path` is a directory, or hf:org/name for the user's local Hugging Face cache.
   /// Throws Error{Data}: no such directory, no config.json, pickled weights only, a missing shard, an index that names
-  /// anything but plain .safetensors files in the directory, tensors that the index and its shards do not agree on.
+  /// anything but plain .safetensors files in the directory, tensors that the index and its shards do not agree on,
+  /// four-bit weights that are not whole (see find_four_bit_weights()), a quantization_config of another kind.
   static ModelDirectory open(const std::string& path);
   /// The same for the configuration and the tokenizer alone: weights may be absent and are not looked at.
   static ModelDirectory open_without_weights(const std::string& path);
@@ -34,13 +31,23 @@ class ModelDirectory {
   const std::vector<TensorLocation>& tensors() const { return tensors_; }
   /// Null when there is none of that name.
   const TensorLocation* find(const std::string& name) const;
+  const std::vector<FourBitWeight>& four_bit_weights() const { return four_bit_; }
+  /// Null when no weight of that name is in four bits.
+  const FourBitWeight* find_four_bit(const std::string& name) const;
+  /// The shape of a weight, in four bits or not; empty when there is none of that name.
+  std::vector<int64_t> shape_of(const std::string& name) const;
 
  private:
   std::string path_;
   std::string weights_path_;
   std::vector<TensorLocation> tensors_;
   std::unordered_map<std::string, size_t> by_name_;
+  std::vector<FourBitWeight> four_bit_;
+  std::unordered_map<std::string, size_t> four_bit_by_name_;
 };
+
+/// Copies what a model directory holds beside weights and config.json: the files of the tokenizer and of generation.
+void copy_companions(const std::string& from, const std::filesystem::path& to);
 
 /// The directory that `path` means: hf:org/name resolved in the local cache (HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE,
 /// HF_HOME, XDG_CACHE_HOME, ~/.cache, as the Python package looks), anything else unchanged. Nothing is downloaded.

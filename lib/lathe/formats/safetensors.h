@@ -53,6 +53,13 @@ struct TensorInfo {
   bool operator==(const TensorInfo&) const = default;
 };
 
+/// A tensor of a model directory and the file that holds it.
+struct TensorLocation {
+  TensorInfo info;
+  std::string file;
+  uint64_t data_offset = 0;  ///< SafetensorsHeader's, of the file
+};
+
 struct SafetensorsHeader {
   std::vector<TensorInfo> tensors;  ///< in the order of their data
   std::map<std::string, std::string> metadata;

@@ -4,9 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cmath>
 #include <map>
 #include <numbers>
@@ -14,6 +11,7 @@
 #include "lathe/base/error.h"
 #include "lathe/base/random.h"
 #include "lathe/io/tensors.h"
+#include "lathe/models/quantize.h"
 #include "lathe/nn/modules.h"
 #include "lathe/nn/nf4.h"
 
@@ -72,14 +70,6 @@ void set_precision(torch::nn::Module& model, nn::Precision precision, bool round
   }
 }
 
-// Gives back the pages of a mapped tensor that has been read for the last time.
-void drop_pages(const at::Tensor& mapped) {
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE)),
-             begin = reinterpret_cast<uintptr_t>(mapped.data_ptr());
-  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + mapped.nbytes()) / page * page;
-  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-}
-
 using Items = std::map<std::string, const arch::CheckpointMatch::Item*>;
 
 const arch::CheckpointMatch::Item& item_of(const Items& items, const std::string& name) {
@@ -103,19 +93,16 @@ void quantize_weights(torch::nn::Module& model, const Items& items, io::ModelTen
     const std::string name = checkpoint_name(entry.key() + ".weight");
     const arch::CheckpointMatch::Item& item = item_of(items, name);
     layer->options.compute(precision.compute);
+    if (item.four_bit != nullptr) {
+      layer->set_packed(read_four_bit(*item.four_bit, files));
+      continue;
+    }
     const formats::TensorLocation* location = item.tensor;
     if (location == nullptr) {
       quantize_drawn(*layer, item.parameter, seed);
       continue;
     }
-    const at::Tensor stored = files.tensor(*location);
-    const bool narrow = stored.scalar_type() == at::kBFloat16 || stored.scalar_type() == at::kHalf;
-    try {
-      layer->quantize(narrow ? stored : stored.to(at::kFloat), location->info.name);
-    } catch (const c10::ValueError& error) {
-      throw data_error(location->file, error.what_without_backtrace());
-    }
-    drop_pages(stored);
+    quantize_from_file(*layer, *location, files);
   }
 }
 
@@ -147,9 +134,10 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
       continue;
     }
     const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad();
-    const at::Tensor stored = files.tensor(*item.tensor);
+    const at::Tensor stored =
+        item.four_bit != nullptr ? stored_layer(*item.four_bit, files)->dense_weight() : files.tensor(*item.tensor);
     const at::Tensor tensor = stored.to(frozen_matrix ? precision.storage : at::kFloat);
-    parameter.set_data(parameter.requires_grad() ? tensor.clone() : tensor);
+    parameter.set_data(parameter.requires_grad() && item.four_bit == nullptr ? tensor.clone() : tensor);
   }
   quantize_weights(model, items, files, precision, seed);
   set_precision(model, precision, round_trained);

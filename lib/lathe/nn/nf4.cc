@@ -93,6 +93,7 @@ void NF4LinearImpl::quantize(const Tensor& dense, const std::string& name) {
                     "] is not finite: four bits cannot hold it");
   Stored stored;
   stored.weight = packed;
+  stored.dtype = type;
   stored.quant_map = at::empty({16}, at::kFloat);
   std::memcpy(stored.quant_map.data_ptr(), quant::code_book(options.type()).data(), 16 * sizeof(float));
   stored.absmax = scales;
@@ -130,7 +131,7 @@ void NF4LinearImpl::set_packed(const Stored& stored) {
   weight.set_data(stored.weight);
   absmax.set_data(stored.absmax);
   quant_map.set_data(stored.quant_map);
-  nested_offset_ = stored.nested_offset;
+  stored_ = stored;
 }
 
 quant::Packed NF4LinearImpl::view() const {
@@ -144,7 +145,7 @@ quant::Packed NF4LinearImpl::view() const {
     packed.scales.codes = absmax.const_data_ptr<uint8_t>();
     packed.scales.nested_absmax = nested_absmax.const_data_ptr<float>();
     packed.scales.map = nested_quant_map.const_data_ptr<float>();
-    packed.scales.offset = nested_offset_;
+    packed.scales.offset = stored_.nested_offset;
   } else {
     packed.scales.absmax = absmax.const_data_ptr<float>();
   }

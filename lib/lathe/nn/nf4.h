@@ -45,8 +45,10 @@ class NF4LinearImpl : public LinearBase {
   struct Stored {
     Tensor weight, absmax, quant_map, nested_absmax, nested_quant_map;
     float nested_offset = 0;
+    at::ScalarType dtype = at::kFloat;  ///< of the weight before
   };
   void set_packed(const Stored& stored);
+  const Stored& stored() const { return stored_; }
 
   Tensor product(const Tensor& x) override;
   const Tensor& bias() const override { return bias_; }
@@ -55,8 +57,6 @@ class NF4LinearImpl : public LinearBase {
   /// Ŵ in float32, a new tensor.
   Tensor dense_weight() const override;
   void pretty_print(std::ostream& stream) const override;
-
-  float nested_offset() const { return nested_offset_; }
 
   NF4LinearOptions options;
   Tensor weight, absmax, quant_map, nested_absmax, nested_quant_map;
@@ -69,7 +69,7 @@ class NF4LinearImpl : public LinearBase {
   Tensor panel(int64_t first, int64_t count, at::ScalarType compute) const;
 
   Tensor bias_;
-  float nested_offset_ = 0;
+  Stored stored_;  // shares the buffers' memory
 };
 TORCH_MODULE(NF4Linear);
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "lathe/arch/regex.h"
+#include "lathe/formats/four_bit.h"
 #include "lathe/recipe/checks.h"
 
 namespace lathe::recipe {
@@ -72,9 +73,7 @@ void check_adapter(const Adapter& adapter, CombinationChecker& c) {
 
 void check_quant(const Recipe& recipe, CombinationChecker& c) {
   const Quant& quant = recipe.quant;
-  const bool allowed =
-      quant.blocksize >= 32 && quant.blocksize <= 4096 && (quant.blocksize & (quant.blocksize - 1)) == 0;
-  c.require(allowed, "quant.blocksize",
+  c.require(formats::is_four_bit_blocksize(quant.blocksize), "quant.blocksize",
             Diagnostic::expected("32, 64, 128, ..., 4096", std::to_string(quant.blocksize)));
   if (quant.type == QuantType::None) return;
   c.require(recipe.adapter.type != AdapterType::None, "quant.type",

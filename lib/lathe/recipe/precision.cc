@@ -8,8 +8,8 @@ namespace {
 StorageType stored_type(const arch::CheckpointMatch& match) {
   const formats::TensorInfo* largest = nullptr;
   for (const auto& item : match.items) {
-    if (item.tensor != nullptr && (largest == nullptr || item.tensor->info.num_bytes() > largest->num_bytes()))
-      largest = &item.tensor->info;
+    if (item.tensor == nullptr || item.four_bit != nullptr) continue;
+    if (largest == nullptr || item.tensor->info.num_bytes() > largest->num_bytes()) largest = &item.tensor->info;
   }
   const bool half =
       largest != nullptr && (largest->dtype == formats::Dtype::BF16 || largest->dtype == formats::Dtype::F16);

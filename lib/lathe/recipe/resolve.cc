@@ -163,6 +163,24 @@ void resolve_length(const Recipe& recipe, ResolvedModel& model) {
   }
 }
 
+// A checkpoint in four bits: how is what its files say; the recipe may repeat it but not contradict it.
+void check_four_bit(const Recipe& recipe, const arch::CheckpointMatch& match) {
+  if (!arch::has_four_bit(match)) return;
+  if (recipe.adapter.type == AdapterType::None)
+    throw config_error(recipe.at("adapter.type"), "none needs dense weights: the checkpoint is in four bits");
+  const Quant& quant = recipe.quant;
+  if (quant.type == QuantType::None) return;
+  for (const auto& item : match.items) {
+    if (item.four_bit == nullptr) continue;
+    const formats::FourBitState& state = item.four_bit->state;
+    if (state.quant_type == config::Codec<QuantType>::write(quant.type) && state.blocksize == quant.blocksize &&
+        state.nested == quant.double_quant)
+      continue;
+    throw config_error(recipe.at("quant.type"), "differs from the checkpoint, which is in four bits already",
+                       "leave the section quant out: the files decide");
+  }
+}
+
 }  // namespace
 
 int64_t default_max_length(const formats::ModelDirectory& directory, const arch::Arch& arch) {
@@ -191,11 +209,10 @@ ResolvedModel resolve_model(const Recipe& recipe) {
   if (!arch::sees_images(model.config.arch)) resolve_length(recipe, model);
   resolve_adapter(recipe, model);
   resolve_labels(recipe, model);
-  const formats::TensorLocation* head = model.directory.find(arch::head_module(model.config.arch) + ".weight");
-  const bool head_decides = model.labels.empty() && head != nullptr && !head->info.shape.empty();
-  const int64_t num_labels =
-      head_decides ? head->info.shape[0] : std::max<int64_t>(2, static_cast<int64_t>(model.labels.size()));
-  model.match(num_labels);
+  const std::vector<int64_t> head = model.directory.shape_of(arch::head_module(model.config.arch) + ".weight");
+  const bool head_decides = model.labels.empty() && !head.empty();
+  const int64_t num_labels = head_decides ? head[0] : std::max<int64_t>(2, static_cast<int64_t>(model.labels.size()));
+  check_four_bit(recipe, model.match(num_labels));
   return model;
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -18,13 +17,12 @@
 namespace lathe::train {
 namespace {
 
-namespace fs = std::filesystem;
-
 // config.json of the base model, saying that this is a classifier with these labels.
 std::string classifier_config_text(const Classifier& classifier) {
   Json config = classifier.config;
   config["architectures"] = {"BertForSequenceClassification"};
   config.erase("torch_dtype");
+  config.erase("quantization_config");
   config["dtype"] = classifier.precision.storage == at::kBFloat16 ? "bfloat16" : "float32";
   Json id2label = Json::object(), label2id = Json::object();
   for (size_t i = 0; i < classifier.labels.size(); ++i) {
@@ -43,15 +41,13 @@ std::vector<std::string> numbered_labels(size_t count) {
   return labels;
 }
 
-// The number of labels of a head that is a tensor of the file, or 0.
-int64_t head_rows(const formats::TensorInfo* info) {
-  return info != nullptr && info->shape.size() == 2 ? info->shape[0] : 0;
-}
+// The number of labels of a head of this shape, or 0.
+int64_t head_rows(const std::vector<int64_t>& shape) { return shape.size() == 2 ? shape[0] : 0; }
 
 int64_t adapter_head_rows(const std::string& adapter) {
   for (const formats::TensorInfo& info :
        formats::read_safetensors_header(formats::adapter_weights_path(adapter)).tensors) {
-    if (info.name == "base_model.model.classifier.weight") return head_rows(&info);
+    if (info.name == "base_model.model.classifier.weight") return head_rows(info.shape);
   }
   return 0;
 }
@@ -60,8 +56,10 @@ at::ScalarType scalar_type_of(recipe::StorageType type) {
   return type == recipe::StorageType::BFloat16 ? at::kBFloat16 : at::kFloat;
 }
 
-// Four-bit storage as the recipe says, but for what trains whole.
-void quantize_slots(torch::nn::Module& model, const recipe::Quant& quant, const std::vector<std::string>& trained) {
+// Four-bit storage as the checkpoint has it or as the recipe says, but for what trains whole.
+void quantize_slots(torch::nn::Module& model, const arch::CheckpointMatch& match, const recipe::Quant& quant,
+                    const std::vector<std::string>& trained) {
+  if (arch::has_four_bit(match)) return models::quantize_stored_slots(model, match, trained);
   if (quant.type == recipe::QuantType::None) return;
   std::vector<std::string> skip = quant.skip_modules;
   skip.insert(skip.end(), trained.begin(), trained.end());
@@ -84,15 +82,15 @@ Prepared prepare_model(torch::nn::Module& model, const recipe::Recipe& recipe, c
                        int64_t num_labels) {
   Prepared prepared;
   const auto seed = static_cast<uint64_t>(recipe.training.seed);
+  const auto match = resolved.match(num_labels);
   if (resolved.adapter) {
-    quantize_slots(model, recipe.quant, resolved.adapter->modules_to_save);
+    quantize_slots(model, match, recipe.quant, resolved.adapter->modules_to_save);
     adapters::attach(model, resolved.targets, *resolved.adapter);
     adapters::initialise(model, seed);
     prepared.saved_modules = adapters::train_modules(model, resolved.adapter->modules_to_save);
   } else {
     for (Tensor& parameter : model.parameters()) parameter.requires_grad_(true);
   }
-  const auto match = resolved.match(num_labels);
   prepared.precision = precision_of(recipe.model.dtype, recipe.model.compute, match);
   models::load_weights(model, match, seed, prepared.precision, /*round_trained=*/!resolved.adapter);
   if (recipe.adapter.from) adapters::load(recipe.adapter.from->resolved, model, prepared.saved_modules);
@@ -123,8 +121,7 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   classifier.arch = config.arch;
   classifier.model_path = directory.path();
   classifier.config = config.json;
-  const formats::TensorLocation* head = directory.find("classifier.weight");
-  int64_t num_labels = head_rows(head == nullptr ? nullptr : &head->info);
+  int64_t num_labels = head_rows(directory.shape_of("classifier.weight"));
   if (!adapter.empty()) {
     classifier.adapter = formats::read_adapter_config(adapter);
     if (const int64_t rows = adapter_head_rows(adapter); rows > 0) num_labels = rows;
@@ -145,10 +142,11 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   if (static_cast<int64_t>(classifier.labels.size()) != num_labels)
     classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
   classifier.model = models::build_text_classifier(config.arch, num_labels);
+  const auto match = arch::match_checkpoint(directory, config.arch, num_labels);
   std::vector<std::string> saved = arch::head_modules(config.arch);
   if (classifier.adapter)
     saved.insert(saved.end(), classifier.adapter->modules_to_save.begin(), classifier.adapter->modules_to_save.end());
-  quantize_slots(*classifier.model, quant, saved);
+  quantize_slots(*classifier.model, match, quant, saved);
   if (classifier.adapter) {
     const auto targets =
         arch::match_targets(arch::classifier_linears(config.arch, num_labels), *classifier.adapter, config.arch,
@@ -156,7 +154,6 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
     adapters::attach(*classifier.model, targets, *classifier.adapter);
     classifier.saved_modules = adapters::train_modules(*classifier.model, saved);
   }
-  const auto match = arch::match_checkpoint(directory, config.arch, num_labels);
   classifier.precision = precision_of(dtype, compute, match);
   models::load_weights(*classifier.model, match, 0, classifier.precision, /*round_trained=*/!classifier.adapter);
   if (classifier.adapter) adapters::load(adapter, *classifier.model, classifier.saved_modules);
@@ -200,11 +197,7 @@ void save_model(const Classifier& classifier, const std::string& directory) {
   }
   io::write_safetensors(directory + "/model.safetensors", tensors);
   write_file_atomically(directory + "/config.json", classifier_config_text(classifier));
-  if (classifier.model_path.empty()) return;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}) {
-    const fs::path source = fs::path(classifier.model_path) / name;
-    if (fs::exists(source)) fs::copy_file(source, fs::path(directory) / name, fs::copy_options::overwrite_existing);
-  }
+  if (!classifier.model_path.empty()) formats::copy_companions(classifier.model_path, directory);
 }
 
 }  // namespace lathe::train

@@ -55,9 +55,11 @@ void MemoryMeter::reset_peak() { peak.store(live_bytes(), std::memory_order_rela
 
 int64_t mapped_bytes(const torch::nn::Module& model) {
   int64_t bytes = 0;
-  for (const at::Tensor& parameter : model.parameters()) {
-    if (parameter.storage().allocator() == nullptr) bytes += static_cast<int64_t>(parameter.nbytes());
-  }
+  const auto add_mapped = [&bytes](const at::Tensor& tensor) {
+    if (tensor.storage().allocator() == nullptr) bytes += static_cast<int64_t>(tensor.nbytes());
+  };
+  for (const at::Tensor& parameter : model.parameters()) add_mapped(parameter);
+  for (const at::Tensor& buffer : model.buffers()) add_mapped(buffer);
   return bytes;
 }
 

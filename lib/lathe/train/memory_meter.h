@@ -17,7 +17,7 @@ class MemoryMeter {
   static void reset_peak();
 };
 
-/// Of the parameters that are views of a mapped file: LibTorch's allocator did not make them.
+/// Of the parameters and buffers that are views of a mapped file: LibTorch's allocator did not make them.
 int64_t mapped_bytes(const torch::nn::Module& model);
 
 }  // namespace lathe::train
