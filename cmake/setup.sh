@@ -72,7 +72,7 @@ install_timm() {
 
 install_peers() {
   local peers=(transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 safetensors==0.8.0 tokenizers==0.23.3 tensorboard==2.21.0 pillow==13.0.0
-    pyyaml==6.0.4) wanted=() peer
+    pyyaml==6.0.4 bitsandbytes==0.50.2) wanted=() peer
   for peer in "${peers[@]}"; do
     has_python_package "${peer%%==*}" "${peer##*==}" || wanted+=("$peer")
   done

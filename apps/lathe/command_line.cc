@@ -10,7 +10,7 @@
 namespace lathe::app {
 namespace {
 
-constexpr std::array<const char*, 5> kTorchVerbs = {"train", "eval", "predict", "logits", "quantize"};
+constexpr std::array<const char*, 6> kTorchVerbs = {"train", "eval", "predict", "logits", "quantize", "merge"};
 
 class Parser {
  public:
@@ -22,7 +22,7 @@ class Parser {
     app_.set_version_flag("--version", "lathe " LATHE_VERSION);
     add_recipe_verbs();
     add_model_verbs();
-    add_quantize();
+    add_four_bit_verbs();
     add_file_verbs();
   }
 
@@ -117,20 +117,30 @@ class Parser {
         ->check(CLI::IsMember({"float32", "bfloat16"}));
   }
 
-  void add_quantize() {
+  void add_quantization(CLI::App* sub, const std::string& type) {
+    sub->add_option("--type", line_.quant_type, type)->check(CLI::IsMember({"nf4", "fp4"}));
+    sub->add_option("--blocksize", line_.blocksize, "Weights that share a scale: 32, 64, 128, ..., 4096")
+        ->capture_default_str();
+    sub->add_flag("--double-quant", line_.double_quant, "Quantise the scales too: 0.52 bytes a weight, not 0.56");
+    sub->add_option("--skip-modules", line_.skip_modules, "Modules that stay dense, separated by commas")
+        ->delimiter(',')
+        ->capture_default_str();
+  }
+
+  void add_four_bit_verbs() {
     CLI::App* quantize = verb("quantize", "Write a model with its linear layers in four bits (bitsandbytes' layout)",
                               "lathe quantize --model DIR --out DIR-nf4 --double-quant");
     quantize->add_option("--model", line_.model, "Model directory, or hf:org/name in the local cache")->required();
     quantize->add_option("--out", line_.out, "Directory to write; must not exist")->required();
-    quantize->add_option("--type", line_.quant_type, "nf4 or fp4")
-        ->check(CLI::IsMember({"nf4", "fp4"}))
-        ->capture_default_str();
-    quantize->add_option("--blocksize", line_.blocksize, "Weights that share a scale: 32, 64, 128, ..., 4096")
-        ->capture_default_str();
-    quantize->add_flag("--double-quant", line_.double_quant, "Quantise the scales too: 0.52 bytes a weight, not 0.56");
-    quantize->add_option("--skip-modules", line_.skip_modules, "Modules to leave dense, separated by commas")
-        ->delimiter(',')
-        ->capture_default_str();
+    add_quantization(quantize, "nf4 or fp4; nf4 unless given");
+    CLI::App* merge = verb("merge", "Write a model with an adapter merged into its weights",
+                           "lathe merge --model DIR --adapter runs/quickstart/adapter --out merged");
+    add_model(merge);
+    merge->get_option("--adapter")->required();
+    merge->add_option("--out", line_.out, "Directory to write; must not exist")->required();
+    add_quantization(merge, "Merge into this quantisation of the model, decoded: what the adapter was trained on");
+    merge->add_flag("--requantize", line_.requantize,
+                    "Write four bits again; prints the share of the update that is lost");
   }
 
   void add_file_verbs() {

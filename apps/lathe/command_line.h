@@ -17,9 +17,10 @@ struct CommandLine {
   std::string model, adapter;
   std::string ids, text, jsonl, out;
   std::string compute = "float32";
-  std::string quant_type = "nf4";
+  std::string quant_type;
   int64_t blocksize = 64;
   bool double_quant = false;
+  bool requantize = false;
   std::vector<std::string> skip_modules = {"classifier", "score", "lm_head", "head"};
   bool resume = false;
   int64_t profile_steps = 0;

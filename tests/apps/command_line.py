@@ -64,6 +64,29 @@ class CommandLineTest(unittest.TestCase):
         self.lathe("predict", "--model", four, "--adapter", adapter, "--text", "a b c")
         self.lathe("logits", "--model", four, "--adapter", adapter, "--text", "a b c", "--out", out)
 
+    def test_merge_into_each_kind_of_base(self):
+        four, run = self.path("four"), self.path("run")
+        self.lathe("quantize", "--model", self.path("model"), "--out", four)
+        self.lathe("train", self.path("recipe.yaml"), "model.path=" + four, "output.merged=true")
+        merge = ["merge", "--adapter", run + "/adapter", "--model"]
+        self.lathe(*merge, four, "--out", self.path("decoded"))
+        self.lathe(*merge, self.path("model"), "--type", "nf4", "--out", self.path("quantised"))
+        self.lathe(*merge, self.path("model"), "--out", self.path("original"))
+        done = self.lathe(*merge, four, "--requantize", "--out", self.path("again"))
+        self.assertRegex(done.stderr, r"warning: in four bits [0-9.]+ % of the adapter's update is lost")
+        weights = {name: self.read(name + "/model.safetensors") for name in ("run/model", "decoded", "quantised", "original")}
+        self.assertEqual(weights["decoded"], weights["run/model"])
+        self.assertEqual(weights["quantised"], weights["run/model"])
+        self.assertNotEqual(weights["original"], weights["run/model"])
+        self.assertEqual(json.loads(self.lathe("inspect", self.path("again"), "--json").stdout)["four_bit_weights"], {"nf4, blocks of 64": 13})
+        self.refused(2, r"--requantize: needs a model in four bits", *merge, self.path("model"), "--requantize", "--out", self.path("x"))
+        self.refused(2, r"--blocksize and --double-quant need --type", *merge, self.path("model"), "--double-quant", "--out", self.path("x"))
+        self.assertFalse(os.path.exists(self.path("x")))
+
+    def read(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
     def test_quantize_refuses_by_name(self):
         model = ["quantize", "--model", self.path("model")]
         self.refused(2, r"/model: exists already", *model, "--out", self.path("model"))

@@ -1,13 +1,14 @@
 // Training on a checkpoint that is in four bits already.
 #include <ATen/Parallel.h>
 
+#include <cmath>
 #include <filesystem>
-#include <sstream>
 
 #include "expect_error.h"
 #include "lathe/base/files.h"
+#include "lathe/models/quantize.h"
 #include "lathe/models/quantize_directory.h"
-#include "lathe/train/classifier.h"
+#include "lathe/train/save.h"
 #include "lathe/train/trainer.h"
 #include "small_bert.h"
 
@@ -79,6 +80,28 @@ TEST_F(FourBitTraining, MergesIntoTheDecodedBase) {
   // Two orders of the same sums.
   testing::expect_close(predict_logits(merged, encodings), predict_logits(adapted, encodings), 1e-5, 1e-6);
   EXPECT_FALSE(read_json_file((directory_ / "run/model/config.json").string()).contains("quantization_config"));
+}
+
+TEST_F(FourBitTraining, RequantisesOnDemandAndTellsTheLoss) {
+  train("run");
+  const Classifier adapted = load_classifier((directory_ / "four").string(), (directory_ / "run/adapter").string());
+  fs::create_directories(directory_ / "again");
+  const double lost = save_requantised(adapted, (directory_ / "again").string());
+  const auto before = formats::ModelDirectory::open((directory_ / "four").string());
+  const auto after = formats::ModelDirectory::open((directory_ / "again").string());
+  EXPECT_EQ(after.four_bit_weights().size(), before.four_bit_weights().size());
+  // The same by the weights of the written files.
+  double missed = 0, update = 0;
+  io::ModelTensors files;
+  for (const auto& [path, layer] : adapters::lora_layers(*adapted.model)) {
+    const Tensor base = models::stored_layer(*before.find_four_bit(path + ".weight"), files)->dense_weight();
+    const Tensor now = models::stored_layer(*after.find_four_bit(path + ".weight"), files)->dense_weight();
+    missed += (now - base - layer->update()).to(at::kDouble).square().sum().item<double>();
+    update += layer->update().to(at::kDouble).square().sum().item<double>();
+  }
+  EXPECT_NEAR(lost, std::sqrt(missed / update), 1e-4);
+  EXPECT_GT(lost, 0.05);
+  EXPECT_EQ(load_classifier((directory_ / "again").string(), "").labels, (std::vector<std::string>{"no", "yes"}));
 }
 
 TEST_F(FourBitTraining, TrainsAHeadThatIsInFourBits) {

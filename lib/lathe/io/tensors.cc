@@ -75,7 +75,7 @@ std::optional<Dtype> format_dtype(at::ScalarType type) {
   return std::nullopt;
 }
 
-void check_writable(const std::map<std::string, Tensor>& by_name, size_t num_tensors,
+void check_writable(const std::map<std::string, const LazyTensor*>& by_name, size_t num_tensors,
                     const std::map<std::string, std::string>& metadata) {
   TORCH_CHECK_VALUE(by_name.size() == num_tensors, "write_safetensors: a tensor's name is there twice");
   const auto check_text = [](const std::string& text) {
@@ -85,10 +85,8 @@ void check_writable(const std::map<std::string, Tensor>& by_name, size_t num_ten
   for (const auto& [name, tensor] : by_name) {
     check_text(name);
     TORCH_CHECK_VALUE(name != kMetadataName, "write_safetensors: no tensor can be named ", kMetadataName);
-    TORCH_CHECK_VALUE(tensor.defined() && tensor.has_storage() && !tensor.is_meta(), "write_safetensors: ", name,
-                      " has no data");
-    TORCH_CHECK_VALUE(format_dtype(tensor.scalar_type()).has_value(), "write_safetensors: ", name,
-                      ": the format has no dtype for ", tensor.scalar_type());
+    TORCH_CHECK_VALUE(format_dtype(tensor->dtype).has_value(), "write_safetensors: ", name,
+                      ": the format has no dtype for ", tensor->dtype);
   }
   for (const auto& [key, value] : metadata) {
     check_text(key);
@@ -157,21 +155,36 @@ Tensor ModelTensors::tensor(const formats::TensorLocation& location) {
   return file.tensor(*info);
 }
 
-void write_safetensors(const std::string& path, const NamedTensors& tensors,
+void write_safetensors(const std::string& path, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
-  const std::map<std::string, Tensor> by_name(tensors.begin(), tensors.end());
+  std::map<std::string, const LazyTensor*> by_name;
+  for (const LazyTensor& tensor : tensors) by_name.emplace(tensor.name, &tensor);
   check_writable(by_name, tensors.size(), metadata);
   std::vector<formats::TensorInfo> infos;
-  for (const auto& [name, tensor] : by_name) {
-    infos.push_back({name, *format_dtype(tensor.scalar_type()), tensor.sizes().vec(), 0, 0});
-  }
+  for (const auto& [name, tensor] : by_name) infos.push_back({name, *format_dtype(tensor->dtype), tensor->shape, 0, 0});
   AtomicFile file(path);
   file.write(formats::make_safetensors_header(infos, metadata));
   for (const formats::TensorInfo& info : infos) {
-    const Tensor tensor = by_name.at(info.name).detach().to(at::kCPU).contiguous().resolve_conj().resolve_neg();
+    const LazyTensor& lazy = *by_name.at(info.name);
+    const Tensor made = lazy.make();
+    TORCH_CHECK_VALUE(made.scalar_type() == lazy.dtype && made.sizes() == at::IntArrayRef(lazy.shape),
+                      "write_safetensors: expected ", info.name, " as ", lazy.dtype, " ", at::IntArrayRef(lazy.shape),
+                      ", got ", made.scalar_type(), " ", made.sizes());
+    const Tensor tensor = made.detach().to(at::kCPU).contiguous().resolve_conj().resolve_neg();
     file.write(std::span(static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()));
   }
   file.commit();
+}
+
+void write_safetensors(const std::string& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<LazyTensor> lazies;
+  for (const auto& [name, tensor] : tensors) {
+    TORCH_CHECK_VALUE(tensor.defined() && tensor.has_storage() && !tensor.is_meta(), "write_safetensors: ", name,
+                      " has no data");
+    lazies.push_back({name, tensor.scalar_type(), tensor.sizes().vec(), [&tensor = tensor] { return tensor; }});
+  }
+  write_safetensors(path, lazies, metadata);
 }
 
 }  // namespace lathe::io

@@ -2,6 +2,7 @@
 
 #include <ATen/core/TensorBody.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -62,6 +63,18 @@ class ModelTensors {
 /// Throws Error{Resource} when the disk is full; c10::ValueError, before anything is written, for a name twice, the
 /// name __metadata__, text that is not UTF-8, a tensor without storage or of a type that the format lacks.
 void write_safetensors(const std::string& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+/// A tensor that is made when it is written.
+struct LazyTensor {
+  std::string name;
+  at::ScalarType dtype;
+  std::vector<int64_t> shape;
+  std::function<Tensor()> make;
+};
+
+/// The same, but only one of the tensors exists at a time.
+void write_safetensors(const std::string& path, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 }  // namespace lathe::io

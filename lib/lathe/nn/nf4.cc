@@ -156,16 +156,20 @@ at::ScalarType NF4LinearImpl::compute_type(const Tensor& x) const {
   return options.compute() == at::kFloat ? x.scalar_type() : options.compute();
 }
 
+void NF4LinearImpl::decode(int64_t first, int64_t count, const Tensor& out) const {
+  const quant::Packed packed = view();
+  auto* data = static_cast<char*>(out.data_ptr());
+  const int64_t row_bytes = in_features() * static_cast<int64_t>(out.element_size());
+  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+    quant::dequantize(packed, (first + begin) * in_features(), (first + end) * in_features(),
+                      float_of(out.scalar_type()), data + begin * row_bytes);
+  });
+}
+
 Tensor NF4LinearImpl::panel(int64_t first, int64_t count, at::ScalarType compute) const {
   const bool half = compute == at::kBFloat16 || compute == at::kHalf;
   const Tensor values = at::empty({count, in_features()}, half ? compute : at::kFloat);
-  const quant::Packed packed = view();
-  auto* data = static_cast<char*>(values.data_ptr());
-  const int64_t row_bytes = in_features() * static_cast<int64_t>(values.element_size());
-  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
-    quant::dequantize(packed, (first + begin) * in_features(), (first + end) * in_features(),
-                      float_of(values.scalar_type()), data + begin * row_bytes);
-  });
+  decode(first, count, values);
   return half || compute == at::kFloat ? values : values.to(compute);
 }
 

@@ -56,6 +56,8 @@ class NF4LinearImpl : public LinearBase {
   void frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const override;
   /// Ŵ in float32, a new tensor.
   Tensor dense_weight() const override;
+  /// out [count, in_features] = the rows [first, first + count) of Ŵ, rounded to out's float32, bfloat16 or float16.
+  void decode(int64_t first, int64_t count, const Tensor& out) const;
   void pretty_print(std::ostream& stream) const override;
 
   NF4LinearOptions options;

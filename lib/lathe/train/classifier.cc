@@ -17,24 +17,6 @@
 namespace lathe::train {
 namespace {
 
-// config.json of the base model, saying that this is a classifier with these labels.
-std::string classifier_config_text(const Classifier& classifier) {
-  Json config = classifier.config;
-  config["architectures"] = {"BertForSequenceClassification"};
-  config.erase("torch_dtype");
-  config.erase("quantization_config");
-  config["dtype"] = classifier.precision.storage == at::kBFloat16 ? "bfloat16" : "float32";
-  Json id2label = Json::object(), label2id = Json::object();
-  for (size_t i = 0; i < classifier.labels.size(); ++i) {
-    id2label[std::to_string(i)] = classifier.labels[i];
-    label2id[classifier.labels[i]] = i;
-  }
-  config["num_labels"] = classifier.labels.size();
-  config["id2label"] = std::move(id2label);
-  config["label2id"] = std::move(label2id);
-  return config.dump(2) + "\n";
-}
-
 std::vector<std::string> numbered_labels(size_t count) {
   std::vector<std::string> labels;
   for (size_t i = 0; i < count; ++i) labels.push_back("LABEL_" + std::to_string(i));
@@ -174,30 +156,6 @@ models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings) {
 Tensor predict_logits(const Classifier& classifier, const std::vector<text::Encoding>& encodings) {
   const at::NoGradGuard no_grad;
   return classifier.model->forward(make_batch(encodings), {}).to(at::kFloat);
-}
-
-void save_adapter(const Classifier& classifier, const std::string& directory) {
-  adapters::save(directory, *classifier.model, *classifier.adapter, classifier.labels);
-}
-
-void save_model(const Classifier& classifier, const std::string& directory) {
-  io::NamedTensors tensors;
-  std::set<std::string> merged;
-  for (const nn::NamedSlot& named : nn::named_slots(*classifier.model)) {
-    const std::string name = named.path + ".weight";
-    tensors.emplace_back(name, (*named.slot)->dense_weight().to(classifier.precision.storage));
-    merged.insert(name);
-  }
-  for (const auto& item : classifier.model->named_parameters()) {
-    if (item.key().find(".lora_") != std::string::npos || merged.contains(models::checkpoint_name(item.key())))
-      continue;
-    const Tensor& value = item.value();
-    tensors.emplace_back(models::checkpoint_name(item.key()),
-                         value.dim() >= 2 ? value.to(classifier.precision.storage) : value);
-  }
-  io::write_safetensors(directory + "/model.safetensors", tensors);
-  write_file_atomically(directory + "/config.json", classifier_config_text(classifier));
-  if (!classifier.model_path.empty()) formats::copy_companions(classifier.model_path, directory);
 }
 
 }  // namespace lathe::train

@@ -54,9 +54,4 @@ models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings);
 /// Logits [N, num_labels] float32 without gradients or dropout; all encodings in one batch.
 Tensor predict_logits(const Classifier& classifier, const std::vector<text::Encoding>& encodings);
 
-/// Writes what was trained: the adapter directory, or for full fine-tuning (and merged adapters) a model directory that
-/// transformers opens: model.safetensors, config.json with the labels, the tokenizer's files.
-void save_adapter(const Classifier& classifier, const std::string& directory);
-void save_model(const Classifier& classifier, const std::string& directory);
-
 }  // namespace lathe::train

@@ -6,6 +6,7 @@
 
 #include "lathe/nn/modules.h"
 #include "lathe/train/classifier.h"
+#include "lathe/train/save.h"
 
 namespace lathe::train {
 namespace {

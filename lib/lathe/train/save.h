@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+
+#include "lathe/train/classifier.h"
+
+namespace lathe::train {
+
+/// Writes what was trained: the adapter directory.
+void save_adapter(const Classifier& classifier, const std::string& directory);
+
+/// Writes a model directory that transformers opens, adapters merged: model.safetensors, config.json with the labels,
+/// the tokenizer's files. A base in four bits is decoded: the update is added in float32 to the weights that it was
+/// trained on, and the sum rounded once to the storage of the other matrices. One merged weight is in memory at a time.
+void save_model(const Classifier& classifier, const std::string& directory);
+
+/// The same in four bits, each weight quantised as its base is. Most of a small update is lost: it moves few weights
+/// from one code to another. Returns ‖(Ŵ' - Ŵ) - ΔW‖ / ‖ΔW‖ over all adapted weights: the share that is lost.
+/// Throws Error{Config} when no weight is in four bits.
+double save_requantised(const Classifier& classifier, const std::string& directory);
+
+}  // namespace lathe::train
