@@ -10,7 +10,8 @@
 namespace lathe::app {
 namespace {
 
-constexpr std::array<const char*, 6> kTorchVerbs = {"train", "eval", "predict", "logits", "quantize", "merge"};
+constexpr std::array<const char*, 7> kTorchVerbs = {"train",    "eval",  "predict", "logits",
+                                                    "quantize", "merge", "practice"};
 
 class Parser {
  public:
@@ -160,6 +161,12 @@ class Parser {
                             "lathe report runs/quickstart runs/quickstart-2 --out compared.html");
     report->add_option("RUN", line_.runs, "Run directories")->required();
     report->add_option("--out", line_.out, "File to write (default: report.html in the first run's directory)");
+    CLI::App* practice =
+        verb("practice", "Answer a question of the practice exam with numbers and a run that proves them",
+             "lathe practice 3b --full --html 3b.html");
+    practice->add_option("QUESTION", line_.recipe, "A question, or all; without it the questions are listed");
+    practice->add_flag("--full", line_.full, "The long run, of minutes");
+    practice->add_option("--html", line_.out, "Also write the answer as a page")->option_text("FILE");
     CLI::App* doctor =
         verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");
     doctor->add_flag("--json", line_.json, "One JSON object");

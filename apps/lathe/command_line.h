@@ -10,7 +10,7 @@ namespace lathe::app {
 /// What the user asked for: one verb and its options. Both programs parse the same words.
 struct CommandLine {
   std::string verb;
-  std::string recipe;                  ///< a recipe, a run directory, a path or a name: the verb's first word
+  std::string recipe;  ///< a recipe, a run directory, a path, a question or a name: the verb's first word
   std::vector<std::string> overrides;  ///< key=value, ~key
   std::string destination;             ///< cp
   std::vector<std::string> runs;       ///< report
@@ -31,6 +31,7 @@ struct CommandLine {
   bool truncate = false;
   bool decode = false;
   bool no_special = false;
+  bool full = false;
   bool debug = false;
 };
 

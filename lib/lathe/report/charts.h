@@ -28,8 +28,9 @@ struct Chart {
   std::string title = {};
   std::string note = {};  ///< a sentence below the title, may be empty
   std::string y_label = {};
-  bool bytes = false;      ///< y in binary units
-  bool from_zero = false;  ///< the y axis begins at 0
+  std::string x_label = "step";  ///< charts of one x label share cursor and zoom; x are whole numbers
+  bool bytes = false;            ///< y in binary units
+  bool from_zero = false;        ///< the y axis begins at 0
   std::vector<Curve> curves = {};
 };
 

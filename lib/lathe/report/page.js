@@ -67,9 +67,9 @@
     const options = {
       ...size(),
       scales: {x: {time: false}, y: {range: yRange(chart)}},
-      axes: [axis("step", {size: 32, values: (_, splits) => splits.map(step => Number.isInteger(step) ? formatNumber(step) : "")}), axis(chart.y_label, yAxis)],
-      series: [{label: "step", value: (_, step) => (step ?? lastStep).toLocaleString("en")}, ...chart.curves.map(curve => series(curve, format))],
-      cursor: {sync: {key: "steps", setSeries: false}, points: {size: 7}},
+      axes: [axis(chart.x_label, {size: 32, values: (_, splits) => splits.map(step => Number.isInteger(step) ? formatNumber(step) : "")}), axis(chart.y_label, yAxis)],
+      series: [{label: chart.x_label, value: (_, step) => (step ?? lastStep).toLocaleString("en")}, ...chart.curves.map(curve => series(curve, format))],
+      cursor: {sync: {key: chart.x_label, setSeries: false}, points: {size: 7}},
     };
     // Curves have steps of their own: a join marks what a curve lacks as undefined, which, unlike null, is no gap.
     const plot = new uPlot(options, uPlot.join(chart.curves.map(curve => [curve.x, curve.y])), place);

@@ -19,6 +19,8 @@ constexpr size_t kMaxSections = 32;
 
 std::string html(std::string_view text) { return escape_html(printable(text)); }
 
+std::string run_name(const std::vector<Run>& runs, size_t index) { return html(run_label(runs, index)); }
+
 std::string colour_class(size_t run) { return "run-" + std::to_string(run % 8); }
 
 std::string table_head(const std::vector<Run>& runs, const std::string& first) {
@@ -174,11 +176,11 @@ std::string differences_table(const std::vector<Run>& runs) {
 
 }  // namespace
 
-std::string run_name(const std::vector<Run>& runs, size_t index) {
+std::string run_label(const std::vector<Run>& runs, size_t index) {
   const auto same = [&](const Run& run) { return run.name == runs[index].name; };
   const auto before = std::count_if(runs.begin(), runs.begin() + static_cast<ptrdiff_t>(index), same);
   const bool alone = std::count_if(runs.begin(), runs.end(), same) == 1;
-  return html(runs[index].name) + (alone ? "" : " (" + std::to_string(before + 1) + ")");
+  return runs[index].name + (alone ? "" : " (" + std::to_string(before + 1) + ")");
 }
 
 std::string warnings_section(const std::vector<Run>& runs) {

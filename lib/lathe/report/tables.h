@@ -20,7 +20,7 @@ std::string recipe_section(const std::vector<Run>& runs);
 /// run.json's planned and measured, environment and other objects, as tables of names and values.
 std::string details_section(const std::vector<Run>& runs);
 
-/// The run's name as HTML, with a number when another run has the same name.
-std::string run_name(const std::vector<Run>& runs, size_t index);
+/// The run's name, with a number when another run has the same name.
+std::string run_label(const std::vector<Run>& runs, size_t index);
 
 }  // namespace lathe::report

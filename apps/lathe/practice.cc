@@ -1,0 +1,47 @@
+#include "practice/question.h"
+
+#include <utility>
+#include <vector>
+
+#include "console.h"
+#include "lathe/base/files.h"
+#include "lathe/base/text.h"
+#include "torch_verbs.h"
+
+namespace lathe::app {
+namespace {
+
+std::vector<const practice::Question*> chosen(const std::string& id) {
+  if (id == "all") return practice::questions();
+  std::vector<std::string> known;
+  for (const practice::Question* question : practice::questions()) {
+    if (id == question->id) return {question};
+    known.emplace_back(question->id);
+  }
+  known.emplace_back("all");
+  throw Error(ErrorKind::Config,
+              Diagnostic{"lathe practice", 0, 0, "", "unknown question " + quote(id), "known: " + join(known, ", ")});
+}
+
+}  // namespace
+
+int run_practice(const CommandLine& line) {
+  if (line.recipe.empty()) {
+    std::string list;
+    for (const practice::Question* question : practice::questions())
+      list += std::string(question->id) + "  " + question->title + "\n";
+    print_result(list);
+    return 0;
+  }
+  std::vector<std::pair<const practice::Question*, practice::Answer>> answers;
+  bool all_hold = true;
+  for (const practice::Question* question : chosen(line.recipe)) {
+    answers.emplace_back(question, question->answer(line.full));
+    all_hold = all_hold && practice::all_hold(answers.back().second);
+    print_result(practice::answer_text(*question, answers.back().second));
+  }
+  if (!line.out.empty()) write_file_atomically(line.out, practice::answer_page(answers));
+  return all_hold ? 0 : 1;
+}
+
+}  // namespace lathe::app

@@ -1,0 +1,287 @@
+// Question 3b: why the router of a mixture of experts collapses, and what stops it.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+
+#include "lathe/nn/moe_balance.h"
+#include "practice/collapse.h"
+#include "practice/question.h"
+
+namespace lathe::app::practice {
+namespace {
+
+using Role = CollapseCase::Role;
+using Measure = std::function<double(const CollapseSnapshot&)>;
+
+constexpr int64_t kSeeds = 5;
+constexpr double kCollapsedEntropy = 0.5, kBalancedEntropy = 0.95;
+constexpr int64_t kCollapsedDead = kCollapseExperts / 2;
+
+double entropy(const CollapseSnapshot& s) { return s.entropy; }
+double dead(const CollapseSnapshot& s) { return static_cast<double>(s.dead); }
+double loss(const CollapseSnapshot& s) { return s.loss; }
+double information(const CollapseSnapshot& s) { return s.information; }
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+// A setting with its runs.
+struct Row {
+  CollapseCase which;
+  std::vector<CollapseRun> runs;
+
+  std::vector<double> all(const Measure& measure) const {
+    std::vector<double> values;
+    for (const CollapseRun& run : runs) values.push_back(measure(run.final));
+    return values;
+  }
+  double middle(const Measure& measure) const { return median(all(measure)); }
+  double least(const Measure& measure) const {
+    const auto values = all(measure);
+    return *std::min_element(values.begin(), values.end());
+  }
+  double most(const Measure& measure) const {
+    const auto values = all(measure);
+    return *std::max_element(values.begin(), values.end());
+  }
+};
+
+std::string measured(std::initializer_list<std::pair<const char*, double>> values) {
+  std::string text;
+  for (const auto& [what, value] : values)
+    text += (text.empty() ? "" : ", ") + std::string(what) + " " + short_number(value);
+  return text;
+}
+
+Claim collapses(const Row& row) {
+  const double h = row.middle(entropy), d = row.middle(dead);
+  return {row.which.name + ": collapses", "median entropy under 0.5, median dead at least 4 of 8",
+          measured({{"entropy", h}, {"dead", d}}), h < kCollapsedEntropy && d >= static_cast<double>(kCollapsedDead)};
+}
+
+// Every seed is balanced, and the median loss is below that of doing nothing.
+Claim cures(const Row& row, const Row& nothing) {
+  const double h = row.least(entropy), d = row.most(dead), l = row.middle(loss), before = nothing.middle(loss);
+  return {row.which.name + ": cures", "least entropy over 0.95, none dead, loss below " + short_number(before),
+          measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}),
+          h > kBalancedEntropy && d == 0 && l < before};
+}
+
+Claim balanced_but_worse(const Row& random, const std::vector<const Row*>& cured) {
+  double worst = 0;
+  for (const Row* row : cured) worst = std::max(worst, row->middle(loss));
+  const double h = random.least(entropy), d = random.most(dead), l = random.middle(loss);
+  return {random.which.name + ": balanced, but no better for it",
+          "entropy over 0.95, none dead, loss over every cure's " + short_number(worst),
+          measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}), h > kBalancedEntropy && d == 0 && l > worst};
+}
+
+Claim specialises(const Row& cured, const Row& random) {
+  const double i = cured.middle(information), none = random.middle(information);
+  return {"Balance and specialisation differ: the expert tells of the cluster after " + cured.which.name +
+              ", not under " + random.which.name,
+          "information over 0.5 and under 0.05 of ln 8", measured({{"cured", i}, {"random", none}}),
+          i > 0.5 && none < 0.05};
+}
+
+// The median before the cure and at the end.
+Claim recovers(const Row& row) {
+  const auto before = [&](const Measure& measure) {
+    std::vector<double> values;
+    for (const CollapseRun& run : row.runs) {
+      const auto last = std::find_if(run.history.begin(), run.history.end(),
+                                     [](const CollapseSnapshot& s) { return s.step >= kCollapseSteps / 2; });
+      values.push_back(measure(*last));
+    }
+    return median(values);
+  };
+  const double h = before(entropy), l = before(loss);
+  return {
+      row.which.name + ": collapsed until then, recovers after", "median entropy under 0.5, then cured with less loss",
+      measured({{"entropy then", h},
+                {"loss then", l},
+                {"least entropy at the end", row.least(entropy)},
+                {"most dead", row.most(dead)},
+                {"loss", row.middle(loss)}}),
+      h < kCollapsedEntropy && row.least(entropy) > kBalancedEntropy && row.most(dead) == 0 && row.middle(loss) < l};
+}
+
+Claim is_a_cause(const Row& hidden, const Row& nothing) {
+  const double before = nothing.middle(entropy), l = nothing.middle(loss);
+  return {hidden.which.name + ": what all inputs share is a cause",
+          "median entropy over " + short_number(before) + ", loss below " + short_number(l),
+          measured({{"entropy", hidden.middle(entropy)}, {"loss", hidden.middle(loss)}}),
+          hidden.middle(entropy) > before && hidden.middle(loss) < l};
+}
+
+Claim lies_between(const Row& weak, const Row& nothing, const Row& cure) {
+  const double low = nothing.middle(entropy), h = weak.middle(entropy), high = cure.middle(entropy);
+  return {weak.which.name + ": too weak for a run this short",
+          "median entropy between " + short_number(low) + " and " + short_number(high), measured({{"entropy", h}}),
+          low < h && h < high};
+}
+
+class Laboratory {
+ public:
+  explicit Laboratory(bool full) {
+    std::vector<CollapseCase> cases = collapse_cases();
+    if (!full) std::erase_if(cases, [](const CollapseCase& c) { return c.role == Role::Shown; });
+    const auto runs = run_laboratory(cases, full ? kSeeds : 1);
+    for (size_t i = 0; i < cases.size(); ++i) rows_.push_back({cases[i], runs[i]});
+  }
+  const std::vector<Row>& rows() const { return rows_; }
+  const Row& row(const std::string& name) const {
+    return *std::find_if(rows_.begin(), rows_.end(), [&](const Row& row) { return row.which.name == name; });
+  }
+  int64_t num_seeds() const { return static_cast<int64_t>(rows_.front().runs.size()); }
+
+  std::vector<Claim> claims() const {
+    std::vector<Claim> claims;
+    for (const int64_t top_k : {int64_t{1}, int64_t{2}}) {
+      const std::string prefix = top_k == 1 ? "" : "top-2: ";
+      const Row &nothing = row(prefix + "nothing"), &random = row(prefix + "random routing");
+      std::vector<const Row*> cured;
+      for (const Row& row : rows_) {
+        if (row.which.top_k != top_k) continue;
+        if (row.which.role == Role::Collapses && top_k == 1) claims.push_back(collapses(row));
+        if (row.which.role != Role::Cure) continue;
+        claims.push_back(row.which.from_half_way ? recovers(row) : cures(row, nothing));
+        if (!row.which.from_half_way) cured.push_back(&row);
+      }
+      claims.push_back(balanced_but_worse(random, cured));
+    }
+    claims.push_back(is_a_cause(row("offset hidden from the router"), row("nothing")));
+    claims.push_back(lies_between(row("auxiliary loss 0.01"), row("nothing"), row("auxiliary loss 0.1")));
+    claims.push_back(specialises(row("auxiliary loss 0.1"), row("random routing")));
+    return claims;
+  }
+
+  Table table() const {
+    Table table{
+        "Relative error, load and specialisation on fresh data",
+        "Medians over " + std::to_string(num_seeds()) + (num_seeds() == 1 ? " seed" : " seeds") +
+            ". Entropy: of the loads, 1 is even. MaxVio: the fullest expert over the mean, less 1. Dead: of 8, "
+            "under a tenth of the even load. Information: of the cluster in the choice of expert, in units of ln 8. "
+            "Dropped: assignments over capacity. Unserved: tokens without an expert.",
+        {"setting", "error", "entropy", "MaxVio", "dead", "information", "dropped", "unserved"},
+        {}};
+    for (const Row& row : rows_) {
+      std::vector<std::string> cells = {row.which.name};
+      for (const Measure& measure :
+           {Measure(loss), Measure(entropy), Measure([](const auto& s) { return s.max_vio; }), Measure(dead),
+            Measure(information), Measure([](const auto& s) { return s.dropped; }),
+            Measure([](const auto& s) { return s.unserved; })})
+        cells.push_back(short_number(row.middle(measure)));
+      table.rows.push_back(std::move(cells));
+    }
+    return table;
+  }
+
+  report::Chart chart(const char* id, const char* title, const char* y_label, const Measure& measure) const {
+    report::Chart chart{
+        .id = id, .title = title, .note = "The first seed, training batches.", .y_label = y_label, .from_zero = true};
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      report::Series series;
+      for (const CollapseSnapshot& s : rows_[i].runs.front().history) {
+        series.x.push_back(static_cast<double>(s.step));
+        series.y.push_back(measure(s));
+      }
+      chart.curves.push_back({.label = y_label, .run = i, .series = std::move(series)});
+    }
+    return chart;
+  }
+
+  std::vector<report::HeatMap> maps() const {
+    std::vector<report::HeatMap> maps;
+    for (const Row& row : rows_) {
+      const CollapseRun& run = row.runs.front();
+      report::HeatMap map{.title = row.which.name,
+                          .note = "error " + short_number(run.final.loss) + ", entropy " +
+                                  short_number(run.final.entropy) + ", dead " + std::to_string(run.final.dead),
+                          .row_label = "expert 1 to 8, darker is more load",
+                          .column_label = "step 0 to " + std::to_string(kCollapseSteps)};
+      for (const CollapseSnapshot& s : run.history) {
+        // An even load is an eighth: a linear scale would hide it.
+        std::vector<double> column;
+        for (const double share : s.load) column.push_back(std::sqrt(share));
+        map.columns.push_back(std::move(column));
+      }
+      maps.push_back(std::move(map));
+    }
+    return maps;
+  }
+
+ private:
+  std::vector<Row> rows_;
+};
+
+// The sums of a router that gives every token to the first `live` experts, evenly, with probabilities that say so or
+// that are uniform.
+nn::BalanceSums made_sums(int64_t live, bool uniform) {
+  nn::BalanceSums sums;
+  sums.num_tokens = 1024;
+  sums.load_E = at::zeros({kCollapseExperts}, at::kDouble);
+  sums.load_E.narrow(0, 0, live).fill_(1024.0 / static_cast<double>(live));
+  sums.score_E = uniform ? at::full({kCollapseExperts}, 128.0, at::kDouble) : sums.load_E.clone();
+  return sums;
+}
+
+std::vector<Step> derivation() {
+  const auto aux = [](int64_t live, bool uniform) {
+    return short_number(nn::aux_loss(made_sums(live, uniform)).item<double>());
+  };
+  const auto figures = [](int64_t live) { return nn::load_figures(made_sums(live, false)); };
+  const double experts = static_cast<double>(kCollapseExperts);
+  return {
+      {"Rich get richer: only a chosen expert gets a gradient, gets better, and is chosen more. An offset that all "
+       "inputs share "
+       "moves the logits of all tokens alike, so that one expert leads everywhere from the start.",
+       "", ""},
+      {"The auxiliary loss E sum f_i P_i, even load", "8 x 8 x (1/8 x 1/8)", aux(8, false)},
+      {"... everything on one expert, and the router sure of it", "8 x 1 x 1", aux(1, false)},
+      {"... everything on one expert by ties of a uniform router: the loss cannot tell, log the loads", "8 x 1 x 1/8",
+       aux(1, true)},
+      {"Normalised entropy of the loads with half of the experts dead", "ln 4 / ln 8",
+       short_number(figures(4).entropy)},
+      {"MaxVio in full collapse", "8 / 1 - 1", short_number(figures(1).max_vio)},
+      {"The z-loss of logits that are all zero: it holds logits small and says nothing of balance", "(ln 8)^2",
+       short_number(std::pow(std::log(experts), 2))},
+      {"The loss-free bias must be able to cross the spread of the scores, at most 1: rate x steps at 0.01",
+       "0.01 x 1500", short_number(0.01 * static_cast<double>(kCollapseSteps))},
+      {"Expert choice is even by construction: each expert takes T c / E tokens, c = 1", "1024 / 8",
+       short_number(1024 / experts)},
+      {"Noisy top-k needs k >= 2: renormalised, a single gate is 1 and passes no gradient", "dG/dz = G (1 - G)",
+       "0 at G = 1"},
+  };
+}
+
+Answer answer(bool full) {
+  const Laboratory laboratory(full);
+  Answer answer{.derivation = derivation(), .tables = {laboratory.table()}, .claims = laboratory.claims()};
+  for (const Row& row : laboratory.rows()) answer.names.push_back(row.which.name);
+  answer.charts = {
+      laboratory.chart("loss", "Relative error", "error", loss),
+      laboratory.chart("entropy", "Normalised entropy of the loads", "entropy", entropy),
+      laboratory.chart("maxvio", "MaxVio", "MaxVio", [](const auto& s) { return s.max_vio; }),
+      laboratory.chart("dead", "Dead experts", "experts", dead),
+      laboratory.chart("information", "Mutual information of expert and cluster", "of ln 8", information),
+      laboratory.chart("dropped", "Dropped assignments", "share", [](const auto& s) { return s.dropped; }),
+  };
+  answer.maps = laboratory.maps();
+  return answer;
+}
+
+}  // namespace
+
+extern const Question kQuestion3b;
+const Question kQuestion3b = {"3b", "Routing collapse",
+                              "Why does the router of a mixture of experts send more and more tokens to fewer and "
+                              "fewer experts, what does that cost, "
+                              "and what stops it? Name at least two cures, and what is none.",
+                              answer};
+
+}  // namespace lathe::app::practice

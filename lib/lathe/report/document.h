@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "lathe/report/charts.h"
+
+namespace lathe::report {
+
+/// A self-contained HTML page of text and charts.
+struct Document {
+  std::string kind = {};   ///< a word above the heading: what sort of page this is
+  std::string title = {};  ///< of the window
+  std::string heading = {};
+  /// What the curves' `run` counts: the curves of one name have one colour, and a switch when there are several names.
+  std::vector<std::string> names = {};
+  std::string before = {};  ///< HTML above the charts
+  std::vector<Chart> charts = {};
+  std::string without_charts = {};  ///< a sentence where there are none; empty: no section
+  std::string after = {};           ///< HTML below the charts
+};
+
+/// The page loads nothing: its policy allows the two inline scripts and the one style by their hashes only. Texts are
+/// escaped, `before` and `after` are taken as they are. Equal documents give equal bytes.
+std::string render_document(const Document& document);
+
+/// Shares of a whole by row and column, as an image of cells: the darker, the larger.
+struct HeatMap {
+  std::string title = {}, note = {};
+  std::string row_label = {};                     ///< what a row is: "expert"
+  std::string column_label = {};                  ///< what the columns go through: "step 0 to 1500"
+  std::vector<std::vector<double>> columns = {};  ///< columns[c][r] in [0, 1], all of one length
+};
+
+/// The maps beside one another, as HTML that needs no script.
+std::string heat_maps(const std::vector<HeatMap>& maps);
+
+}  // namespace lathe::report
