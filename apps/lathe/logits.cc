@@ -9,6 +9,7 @@
 #include "lathe/base/error.h"
 #include "lathe/base/text.h"
 #include "lathe/io/tensors.h"
+#include "pixels.h"
 #include "texts.h"
 #include "torch_verbs.h"
 
@@ -52,15 +53,29 @@ io::NamedTensors padded_inputs(const std::vector<text::Encoding>& encodings) {
   return {{"input_ids", ids}, {"attention_mask", mask}};
 }
 
+at::Tensor image_logits(const CommandLine& line, const train::Classifier& classifier) {
+  const PixelSource pixels(line, classifier);
+  std::vector<at::Tensor> rows;
+  for (int64_t first = 0; first < pixels.size(); first += static_cast<int64_t>(kInferenceBatchSize))
+    rows.push_back(train::predict_logits(classifier, pixels.batch(first)));
+  return at::cat(rows);
+}
+
 }  // namespace
 
 int run_logits(const CommandLine& line) {
-  if (line.ids.empty() && line.text.empty() && line.jsonl.empty()) {
-    throw Error(ErrorKind::Config, Diagnostic{"lathe logits", 0, 0, "", "expected --ids, --text or --jsonl", ""});
+  if (line.ids.empty() && line.text.empty() && line.jsonl.empty() && line.images.empty() && line.pixels.empty()) {
+    throw Error(ErrorKind::Config,
+                Diagnostic{"lathe logits", 0, 0, "", "expected --ids, --text, --jsonl, --image or --pixels", ""});
   }
   const train::Classifier classifier =
       train::load_classifier(line.model, line.adapter, recipe::StorageType::Auto,
                              line.compute == "bfloat16" ? recipe::StorageType::BFloat16 : recipe::StorageType::Float32);
+  require_inputs_for(line, classifier);
+  if (classifier.image) {
+    io::write_safetensors(line.out, {{"logits", image_logits(line, classifier)}});
+    return 0;
+  }
   const auto encodings = line.ids.empty() ? encode_inputs(line, classifier, line.truncate)
                                           : std::vector<text::Encoding>{parse_ids(line.ids, classifier)};
   std::vector<at::Tensor> rows;

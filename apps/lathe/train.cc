@@ -51,7 +51,8 @@ class Progress : public train::TrainObserver {
   void on_evaluation(int64_t step, const train::Evaluation& evaluation) override {
     end_bar();
     print_note("step " + std::to_string(step) + "  eval_loss " + format("%.4f", evaluation.eval_loss) + "  accuracy " +
-               format("%.4f", evaluation.accuracy) + "  f1 " + format("%.4f", evaluation.f1));
+               format("%.4f", evaluation.accuracy) + "  f1 " + format("%.4f", evaluation.f1) +
+               (evaluation.top5_accuracy ? "  top5_accuracy " + format("%.4f", *evaluation.top5_accuracy) : ""));
   }
   void on_note(const std::string& text) override {
     end_bar();

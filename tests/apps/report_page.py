@@ -2,6 +2,7 @@
 
     LATHE=build/release/bin/lathe CHROMIUM=chromium python3 tests/apps/report_page.py
 """
+import base64
 import http.server
 import json
 import math
@@ -13,6 +14,8 @@ import tempfile
 import threading
 import unittest
 import zlib
+
+from small_images import png
 
 LATHE, CHROMIUM = os.environ["LATHE"], os.environ["CHROMIUM"]
 LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
@@ -72,7 +75,19 @@ class ReportPageTest(unittest.TestCase):
         with open(os.path.join(path, "run.json"), "w", encoding="utf-8") as file:
             json.dump({"environment": {"threads": "2"}, "planned": {"peak_bytes": 460_000_000}, "measured": {"peak_bytes": 455_000_000},
                        "adapter_norms": {f"layer.{i}.query": 0.1 * i for i in range(6)}}, file)
+        with open(os.path.join(path, "evaluation.json"), "w", encoding="utf-8") as file:
+            json.dump(self.evaluation(steps), file)
         return path
+
+    @staticmethod
+    def evaluation(step):
+        labels = ["t-shirt", "<b>trouser", "ankle boot"] + [f"class {i}" for i in range(9)]
+        magenta = base64.b64encode(png(b"\xff\x00\xff" * 28 * 28, 28, 3)).decode()
+        worst = [dict(place=f"images: {i}", picture=magenta, truth=i % 3, predicted=3, truth_probability=0.001 * i, predicted_probability=0.9) for i in range(6)]
+        worst.append(dict(place="texts.jsonl:3", text="<b>A text</b> " * 20, truth=0, predicted=1, truth_probability=0.1, predicted_probability=0.9))
+        confusion = [[800 if i == j else (7 * i + 3 * j) % 30 for j in range(12)] for i in range(12)]
+        return dict(step=step, samples=12000, labels=labels, class_samples=[sum(row) for row in confusion],
+                    class_accuracy=[800 / sum(row) for row in confusion], confusion=confusion, worst=worst)
 
     def report(self, *runs):
         out = os.path.join(self.folder, "page.html")
@@ -117,6 +132,16 @@ class ReportPageTest(unittest.TestCase):
                 self.assertEqual(len(rows[0]), 390)
                 self.assertEqual({pixel for row in rows for pixel in row[-10:]}, {background})  # the margin: nothing sticks out
                 self.assertGreater(sum(row.count(curve) for row in rows), 200)
+
+    def test_mistakes_show_their_pictures(self):
+        page, picture = self.report(self.first), os.path.join(self.folder, "page.png")
+        dom, console = self.browse(page, "--screenshot=" + picture, "--window-size=1280,4200", LIGHT)
+        self.assertEqual(console, [])
+        magenta = sum(row.count((255, 0, 255)) for row in pixels(picture))
+        self.assertEqual(magenta, 6 * 112 * 112)  # six pictures of 28 x 28, drawn four times as large
+        dom, _ = self.browse(page, "--dump-dom")
+        self.assertNotIn("<b>", dom)
+        self.assertIn("&lt;b&gt;trouser", dom)
 
     def test_the_policy_stops_what_does_not_belong(self):
         """Markup that had slipped in could neither run nor load."""

@@ -38,6 +38,26 @@ TEST(FormatBytes, UsesBinaryUnits) {
   EXPECT_EQ(format_bytes(uint64_t{3} << 40), "3.0 TiB");
 }
 
+TEST(CutUtf8, KeepsWholeCharacters) {
+  EXPECT_EQ(cut_utf8("abc", 3), "abc");
+  EXPECT_EQ(cut_utf8("abc", 2), "ab");
+  EXPECT_EQ(cut_utf8("a\xC3\xA4z", 2), "a");
+  EXPECT_EQ(cut_utf8("a\xC3\xA4z", 3), "a\xC3\xA4");
+  EXPECT_EQ(cut_utf8("\xF0\x9F\x98\x80", 3), "");
+}
+
+TEST(Base64, EqualsTheVectorsOfRfc4648) {
+  const std::pair<const char*, const char*> vectors[] = {{"", ""},
+                                                         {"f", "Zg=="},
+                                                         {"fo", "Zm8="},
+                                                         {"foo", "Zm9v"},
+                                                         {"foob", "Zm9vYg=="},
+                                                         {"fooba", "Zm9vYmE="},
+                                                         {"foobar", "Zm9vYmFy"}};
+  for (const auto& [bytes, text] : vectors) EXPECT_EQ(base64(bytes), text);
+  EXPECT_EQ(base64("\xFF\xEF\xFE"), "/+/+");
+}
+
 TEST(EscapeHtml, EscapesEveryMarkupCharacter) {
   EXPECT_EQ(escape_html("<a b='\"&'>"), "&lt;a b=&#39;&quot;&amp;&#39;&gt;");
 }

@@ -122,6 +122,28 @@ TEST_F(ImageDatasetTest, IdxLabelsAreIndices) {
   EXPECT_THAT(refusal("x-images-idx3-ubyte"), HasSubstr("expected 2 labels, one per image of "));
 }
 
+TEST_F(ImageDatasetTest, ProposedLabelsGiveWayWhereAnotherOccurs) {
+  write_folder();
+  EXPECT_THAT(open("f", {.labels = {"cat", "dog", "ant"}, .labels_may_differ = true}).label_names(),
+              ElementsAre("cat", "dog", "ant"));
+  EXPECT_THAT(open("f", {.labels = {"cat", "dog"}, .labels_may_differ = true}).label_names(),
+              ElementsAre("ant", "cat"));
+  folder.write("x-images-idx3-ubyte", idx_bytes({2, 1, 2}, "abcd"));
+  folder.write("x-labels-idx1-ubyte", idx_bytes({2}, {1, 0}));
+  EXPECT_THAT(open("x-images-idx3-ubyte", {.labels = {"a", "b"}, .labels_may_differ = true}).label_names(),
+              ElementsAre("a", "b"));
+  EXPECT_THAT(open("x-images-idx3-ubyte", {.labels = {"a"}, .labels_may_differ = true}).label_names(),
+              ElementsAre("0", "1"));
+}
+
+TEST_F(ImageDatasetTest, ColourIsRefusedForAModelOfOneChannel) {
+  write_folder();
+  folder.write("f/cat/c.png", image::encode_png(image::Picture(2, 2, 3)));
+  EXPECT_EQ(open("f", {.channels = 3}).size(), 4);
+  EXPECT_THAT(refusal("f", {.channels = 1}),
+              HasSubstr("/f/cat/c.png: expected a grey picture, for a model of one channel, got a picture in colour"));
+}
+
 TEST_F(ImageDatasetTest, SplitKeepsTwinsTogether) {
   for (int i = 0; i < 200; ++i)
     folder.write("s/" + std::string(i % 2 == 0 ? "a/" : "b/") + std::to_string(i) + ".png",

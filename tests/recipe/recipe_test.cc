@@ -56,6 +56,8 @@ TEST(Recipe, ResolvedReadsBackEqual) {
       {"adapter={type: none}"},
       {"~adapter.rank", "~adapter.alpha", "adapter.from=/x/adapter"},
       {"~training.epochs", "training.max_steps=7", "data.labels=[a, \"1\", \"no\"]"},
+      {"model.task=image_classification", "data.fields={path: file, label: class}",
+       "data.image={size: [8, 12], augment: [flip, mixup], mixup_alpha: 0.4, mean: [0.1, 0.2, 0.3]}"},
       {"data.eval=[a.jsonl, b.jsonl]", "data.fields={text: body}", "model.dropout=0", "model.max_length=64"}};
   for (const auto& overrides : variants) {
     const Recipe recipe = parse(kMinimal, "r.yaml", "/base", overrides);
@@ -101,10 +103,8 @@ TEST(Recipe, RefusesImpossibleCombinations) {
 }
 
 TEST(Recipe, SaysWhatIsNotSupportedYet) {
-  EXPECT_THAT(recipe_refusal({"quant.type=nf4", "model.task=causal_lm"}),
-              HasSubstr("quant.type: is not supported yet"));
   EXPECT_THAT(recipe_refusal({"model.task=causal_lm"}),
-              HasSubstr("model.task: is not supported yet (supported: classification)"));
+              HasSubstr("model.task: is not supported yet (supported: classification, image_classification)"));
   EXPECT_THAT(recipe_refusal({"data.packing=true"}), HasSubstr("data.packing: is not supported yet"));
   EXPECT_THAT(recipe_refusal({"adapter.init=pissa"}), HasSubstr("adapter.init: is not supported yet"));
   EXPECT_THAT(recipe_refusal({"training.device=cuda:0"}), HasSubstr("training.device: is not supported yet"));
@@ -121,7 +121,8 @@ TEST(ReadyRecipes, AllLoadAndBeginWithTheirPurpose) {
   ASSERT_GE(ready_recipes().size(), 2u);
   for (const ReadyRecipe& ready : ready_recipes()) {
     EXPECT_FALSE(ready.purpose.empty()) << ready.name;
-    EXPECT_EQ(load(ready.name).model.task, Task::Classification) << ready.name;
+    const Recipe recipe = load(ready.name);
+    EXPECT_EQ(to_yaml(parse(to_yaml(recipe), "resolved.yaml", "/")), to_yaml(recipe)) << ready.name;
   }
   EXPECT_THAT(error_text(ErrorKind::Config, [] { load("quikstart"); }),
               HasSubstr("no ready recipe of that name (did you mean quickstart?"));
@@ -191,6 +192,42 @@ TEST(ResolveModel, DrawsAModelInTheShapeOfArch) {
   for (const auto& item : model.match(3).items) EXPECT_EQ(item.tensor, nullptr);
   const Recipe again = parse(to_yaml(recipe), "resolved.yaml", "/elsewhere");
   EXPECT_TRUE(changed_keys(recipe, again).empty());
+}
+
+const std::vector<std::string> kImages = {
+    "~model.path", kRandom, "model.task=image_classification",
+    "model.arch={model_type: mixer, image_size: 8, num_channels: 1, patch_size: 4, num_blocks: 1, hidden_size: 8}"};
+
+TEST(ResolveModel, TakesThePreprocessingOfTheRecipe) {
+  const auto resolve = [](const std::string& override_text) {
+    std::vector<std::string> overrides = kImages;
+    overrides.push_back(override_text);
+    return resolve_model(parse(kMinimal, "r.yaml", "/base", overrides));
+  };
+  const arch::ImageInput given = *resolve("data.image={mean: [0.25], std: [0.5], resize: bilinear}").config.image;
+  EXPECT_EQ(given.mean, std::vector<double>{0.25});
+  EXPECT_EQ(given.std, std::vector<double>{0.5});
+  EXPECT_EQ(given.interpolation, "bilinear");
+  const arch::ImageInput usual = *resolve("data.image={size: 8}").config.image;
+  EXPECT_EQ(usual.mean, std::vector<double>{0.5});
+  EXPECT_EQ(usual.crop_pct, 1);
+  const auto refusal = [&](const std::string& override_text) {
+    return error_text(ErrorKind::Config, [&] { resolve(override_text); });
+  };
+  EXPECT_THAT(refusal("data.image={size: [8, 12]}"),
+              HasSubstr("data.image.size: expected the model's 8 x 8, got [8, 12]"));
+  EXPECT_THAT(refusal("data.image={mean: [0.1, 0.2, 0.3]}"),
+              HasSubstr("data.image.mean: expected 1 numbers, one per channel of the model, got 3"));
+  EXPECT_THAT(refusal("data.image={std: [0]}"), HasSubstr("data.image.std: expected numbers above 0"));
+  EXPECT_THAT(refusal("data.image={mixup_alpha: 0.4}"), HasSubstr("data.image.mixup_alpha: needs mixup in augment"));
+  EXPECT_THAT(refusal("data.image={augment: [rotate]}"), HasSubstr("flip, crop"));
+  EXPECT_THAT(refusal("data.format=text_label"),
+              HasSubstr("data.format: text_label has no meaning for task image_classification"));
+  EXPECT_THAT(refusal("data.fields={text: body}"), HasSubstr("data.fields: unknown field \"text\""));
+  EXPECT_THAT(refusal("model.max_length=7"), HasSubstr("model.max_length: has no meaning for images"));
+  EXPECT_THAT(recipe_refusal({"data.format=idx"}), HasSubstr("idx has no meaning for task classification"));
+  EXPECT_THAT(recipe_refusal({"data.image={size: 8}"}),
+              HasSubstr("data.image: needs model.task: image_classification"));
 }
 
 TEST(ResolveModel, SaysWhatIsWrongWithArchAtItsPlace) {

@@ -137,6 +137,23 @@ TEST(RenderPage, ShowsWhatRunJsonHolds) {
     EXPECT_THAT(page, HasSubstr(part));
 }
 
+TEST(RenderPage, ShowsClassesAndMistakesWithTheirPictures) {
+  report::Run run = made_run("r", 3);
+  run.evaluation = ClassEvaluation{
+      7, 5, {{"cat", 4, 0.75, {3, 1}}, {kHostile, 0, {}, {0, 0}}}, {{"f/x.png", "", "QUJD", 0, 1, 0.125, 0.5}}};
+  const std::string page = render_page({run});
+  EXPECT_THAT(page, HasSubstr("; img-src data:; base-uri"));
+  EXPECT_THAT(page, HasSubstr("Step 7, 5 samples"));
+  EXPECT_THAT(page, HasSubstr("<td class=\"right heat-7\">3</td><td class=\"wrong heat-4\">1</td><td>75.0 %</td>"));
+  EXPECT_THAT(page, HasSubstr("<td>&ndash;</td></tr>"));
+  EXPECT_THAT(page, HasSubstr("<img alt=\"cat\" src=\"data:image/png;base64,QUJD\">"));
+  EXPECT_THAT(page, HasSubstr("<strong>cat</strong> (12.5 %) taken for <strong>"));
+  EXPECT_THAT(page, HasSubstr("(50.0 %)<small>f/x.png</small>"));
+  EXPECT_THAT(page, Not(HasSubstr("<script>alert")));
+  EXPECT_THAT(render_page({made_run("r", 3)}), Not(HasSubstr("img-src")));
+  EXPECT_THAT(render_page({run, made_run("s", 3)}), HasSubstr("Step 7, 5 samples: r"));
+}
+
 TEST(RenderPage, BoundsHugeRunJson) {
   report::Run run = made_run("first", 2);
   Json::object_t many;

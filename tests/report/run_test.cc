@@ -101,6 +101,30 @@ TEST(ReadRun, WarnsOfAnUnreadableRunJson) {
   EXPECT_TRUE(run.details.empty());
 }
 
+TEST(ReadRun, WarnsOfAnEvaluationThatIsNone) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"([])", "evaluation.json: expected a JSON object, got []"},
+      {R"({"step": 1, "samples": 2, "labels": ["a"], "class_samples": [2]})", "evaluation.json: class_accuracy"},
+      {R"({"step": 1, "samples": 2, "labels": ["a", "b"], "class_samples": [1, 1], "class_accuracy": [1, 1],
+           "confusion": [[1], [0, 1]]})",
+       "evaluation.json: confusion"},
+      {R"({"step": 1, "samples": 1, "labels": ["a"], "class_samples": [1], "class_accuracy": [1],
+           "worst": [{"truth": 0, "predicted": 1}]})",
+       "evaluation.json: worst.0.predicted"},
+      {R"({"step": 1, "samples": 1, "labels": ["a"], "class_samples": [1], "class_accuracy": [1],
+           "worst": [{"truth": 0, "predicted": 0, "picture": "\"><b>"}]})",
+       "evaluation.json: worst.0.picture: expected base64"}};
+  for (const auto& [content, warning] : cases) {
+    const TemporaryDirectory folder;
+    folder.write("metrics.jsonl", "{\"step\":1,\"loss\":1}\n");
+    folder.write("evaluation.json", content);
+    const report::Run run = read_run(folder.path());
+    ASSERT_EQ(run.warnings.size(), 1U) << content;
+    EXPECT_THAT(run.warnings[0], HasSubstr(warning));
+    EXPECT_FALSE(run.evaluation);
+  }
+}
+
 TEST(ReadRun, WarnsOfARecipeThatIsTooLarge) {
   const TemporaryDirectory scratch;
   scratch.write("metrics.jsonl", kTwoSteps);

@@ -73,7 +73,8 @@ ModelConfig read_arch_mapping(const JsonObject& mapping) {
   const std::string type = mapping.string("model_type");
   if (type == "mixer") {
     const MixerArch arch = read_mixer(mapping);
-    return {arch, type, {}, read_image_input(mapping, arch), {}};
+    const std::vector<double> half(static_cast<size_t>(arch.num_channels), 0.5);
+    return {arch, type, {}, ImageInput{half, half}, {}};
   }
   if (type == "bert") {
     mapping.refuse_other_keys({"model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",

@@ -241,6 +241,8 @@ ImageInput read_image_input(const JsonObject& config, const MixerArch& arch) {
   input.mean = read_per_channel(cfg, "mean", arch.num_channels);
   input.std = read_per_channel(cfg, "std", arch.num_channels);
   input.interpolation = cfg.string("interpolation", input.interpolation);
+  if (input.interpolation != "bicubic" && input.interpolation != "bilinear")
+    throw cfg.error("interpolation", quote(input.interpolation) + " is not supported", "supported: bicubic, bilinear");
   input.crop_pct = cfg.number("crop_pct", input.crop_pct);
   if (input.crop_pct <= 0 || input.crop_pct > 1)
     throw cfg.error("crop_pct", Diagnostic::expected("a number in (0, 1]", describe(*cfg.find("crop_pct"))));

@@ -20,6 +20,12 @@ std::string printable(std::string_view text);
 
 std::string escape_html(std::string_view text);
 
+/// The longest part of valid UTF-8 from its beginning that has at most `max_bytes` and whole characters.
+std::string cut_utf8(std::string_view text, size_t max_bytes);
+
+/// RFC 4648, with padding.
+std::string base64(std::string_view bytes);
+
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
 
 /// The candidate nearest to `name` by edit distance, if it is near enough to be a slip; otherwise empty.

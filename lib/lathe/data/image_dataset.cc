@@ -16,6 +16,7 @@
 #include "lathe/base/files.h"
 #include "lathe/base/text.h"
 #include "lathe/data/lines.h"
+#include "lathe/image/preprocess.h"
 
 namespace lathe::data {
 namespace {
@@ -178,7 +179,7 @@ class ImageDataset::Opener {
       throw data_error(labels_path, Diagnostic::expected(std::to_string(shape[0]) + " labels, one per image of " + path,
                                                          std::to_string(labels.shape[0])));
     }
-    const auto num_labels = static_cast<int64_t>(options_.labels.size());
+    const auto num_labels = static_cast<int64_t>(options_.labels_may_differ ? 0 : options_.labels.size());
     for (int64_t i = 0; i < shape[0]; ++i) {
       Sample sample;
       sample.source = dataset_.sources_.size();
@@ -199,11 +200,12 @@ class ImageDataset::Opener {
   void name_labels() {
     std::vector<std::string>& names = dataset_.label_names_;
     names = options_.labels;
+    std::set<std::string> distinct;
+    for (const Sample& sample : dataset_.samples_) {
+      if (!sample.file.empty()) distinct.insert(sample.label_name);
+    }
+    if (options_.labels_may_differ && !contains_all(names, distinct)) names.clear();
     if (names.empty()) {
-      std::set<std::string> distinct;
-      for (const Sample& sample : dataset_.samples_) {
-        if (!sample.file.empty()) distinct.insert(sample.label_name);
-      }
       for (int64_t label = 0; label <= largest_idx_label_; ++label) names.push_back(std::to_string(label));
       if (!distinct.empty() && !names.empty())
         throw data_error(dataset_.sources_.front()->path, "idx files and other pictures need data.labels together");
@@ -224,13 +226,21 @@ class ImageDataset::Opener {
     }
   }
 
+  bool contains_all(const std::vector<std::string>& names, const std::set<std::string>& distinct) const {
+    const std::set<std::string> known(names.begin(), names.end());
+    return largest_idx_label_ < static_cast<int64_t>(names.size()) &&
+           std::includes(known.begin(), known.end(), distinct.begin(), distinct.end());
+  }
+
   void check_pictures() {
     std::map<size_t, Diagnostic> bad;  // by sample, so that the order does not depend on the threads
     std::mutex mutex;
     for_each_in_parallel(dataset_.samples_.size(), [&](size_t i) {
       Sample& sample = dataset_.samples_[i];
       try {
-        sample.hash = hash_of(dataset_.picture(sample));
+        image::Picture picture = dataset_.picture(sample);
+        sample.hash = hash_of(picture);
+        if (options_.channels > 0) image::to_channels(std::move(picture), options_.channels, dataset_.place(sample));
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::Data) throw;
         const std::lock_guard lock(mutex);

@@ -21,7 +21,11 @@ struct ImageDatasetOptions {
   std::string path_field = "path";
   std::string label_field = "label";
   /// Names in order. Empty: those that occur, sorted; of idx files "0" to the largest label.
-  std::vector<std::string> labels;
+  std::vector<std::string> labels{};
+  /// `labels` are only a proposal: where another one occurs, they are those that occur.
+  bool labels_may_differ = false;
+  /// Of the model that will see the pictures: colour is refused for 1. 0: any.
+  int64_t channels = 0;
 };
 
 /// Labelled pictures, all of them decoded and checked when opened, on all cores; decoded again when asked for.

@@ -24,7 +24,8 @@ void check_size(int64_t height, int64_t width, size_t file_bytes, const std::str
 Picture decode(std::string_view bytes, const std::string& file) {
   if (bytes.starts_with("\x89PNG\r\n\x1A\n")) return decode_png(bytes, file);
   if (bytes.starts_with("\xFF\xD8\xFF")) return decode_jpeg(bytes, file);
-  throw data_error(file, bytes.empty() ? "is empty" : "is neither PNG nor JPEG", "convert it to one of them");
+  if (bytes.empty()) throw data_error(file, "is empty");
+  throw data_error(file, "is neither PNG nor JPEG", "convert it to one of them");
 }
 
 Picture read_picture(const std::string& file) { return decode(read_file(file, kMaxFileBytes), file); }

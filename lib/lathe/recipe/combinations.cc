@@ -88,10 +88,38 @@ void check_data(const Data& data, CombinationChecker& c) {
   const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
   c.require(twice == sorted.end(), "data.labels", "has " + (twice == sorted.end() ? "" : quote(*twice)) + " twice");
   c.require(data.labels.size() != 1, "data.labels", "expected at least two labels, got 1");
+}
+
+// What only pictures, or only texts, have.
+void check_kind_of_data(const Recipe& recipe, CombinationChecker& c) {
+  const Data& data = recipe.data;
+  const bool images = recipe.model.task == Task::ImageClassification;
+  const std::vector<std::string> known = {images ? "path" : "text", "label"};
   for (const auto& [own, theirs] : data.fields) {
-    c.require(own == "text" || own == "label", "data.fields", "unknown field " + quote(own),
-              suggest(own, {"text", "label"}));
+    const bool fallback = own == "text" && theirs == "text";
+    c.require(fallback || own == known[0] || own == known[1], "data.fields", "unknown field " + quote(own),
+              suggest(own, known));
   }
+  const bool image_format = data.format >= DataFormat::Idx;
+  c.require(data.format == DataFormat::Auto || image_format == images, "data.format",
+            config::Codec<DataFormat>::write(data.format) + " has no meaning for task " +
+                config::Codec<Task>::write(recipe.model.task));
+  if (images) {
+    c.require(!recipe.model.max_length, "model.max_length", "has no meaning for images");
+    c.require(data.truncation == Truncation::Right, "data.truncation", "has no meaning for images");
+    c.require(!data.packing, "data.packing", "has no meaning for images");
+  } else {
+    c.require(!data.image, "data.image", "needs model.task: image_classification");
+    c.require(data.num_workers == 1, "data.num_workers", "needs model.task: image_classification");
+  }
+}
+
+void check_image(const Image& image, CombinationChecker& c) {
+  c.require(image.std.empty() || *std::min_element(image.std.begin(), image.std.end()) > 0, "data.image.std",
+            "expected numbers above 0");
+  const auto& augment = image.augment;
+  const bool mixup = std::find(augment.begin(), augment.end(), Augmentation::Mixup) != augment.end();
+  c.require(mixup || image.mixup_alpha == Image().mixup_alpha, "data.image.mixup_alpha", "needs mixup in augment");
 }
 
 void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
@@ -138,6 +166,8 @@ std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::stri
   check_adapter(recipe.adapter, checker);
   check_quant(recipe, checker);
   check_data(recipe.data, checker);
+  check_kind_of_data(recipe, checker);
+  if (recipe.data.image) check_image(*recipe.data.image, checker);
   check_optimizer(recipe.optimizer, checker);
   check_training(recipe.training, checker);
   checker.require(!recipe.output.dir.text.empty(), "output.dir", "expected a path, got nothing");

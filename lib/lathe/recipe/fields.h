@@ -70,12 +70,12 @@ void Quant::visit(V& v) {
 
 template <typename V>
 void Image::visit(V& v) {
-  v.field("size", size, {"pixels the model sees"});
-  v.field("resize", resize, {"filter"});
-  v.field("mean", mean, {"subtracted per channel"});
-  v.field("std", std, {"divided by per channel"});
-  v.field("augment", augment, {"random changes in training"});
-  v.field("mixup_alpha", mixup_alpha, {"shape of mixup's weights", Need::Optional, above(0)});
+  v.field("size", size, {"pixels the model sees: only what its shape says"});
+  v.field("resize", resize, {"filter; absent: the checkpoint's"});
+  v.field("mean", mean, {"subtracted per channel, of samples in [0, 1]; absent: the checkpoint's, else 0.5"});
+  v.field("std", std, {"divided by per channel; absent: the checkpoint's, else 0.5"});
+  v.field("augment", augment, {"random changes in training: mirrored, a random window, mixed with another"});
+  v.field("mixup_alpha", mixup_alpha, {"mixup: weights are drawn from Beta(a, a)", Need::Optional, above(0)});
 }
 
 template <typename V>
@@ -94,7 +94,8 @@ void Data::visit(V& v) {
   v.field("shuffle", shuffle, {"a new order each epoch, from the seed"});
   v.field("truncation", truncation, {"which end of a long sample is cut; drop: the sample is left out"});
   v.field("image", image, {"image preprocessing"});
-  v.field("num_workers", num_workers, {"threads that prepare batches", Need::Optional, at_least(0)});
+  v.field("num_workers", num_workers,
+          {"threads that prepare images ahead; 0: none", Need::Optional, between(0, kMaxThreads)});
 }
 
 template <typename V>

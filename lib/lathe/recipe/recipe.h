@@ -61,8 +61,8 @@ struct Quant {
 };
 
 struct Image {
-  ImageSize size;
-  Resize resize = Resize::Bicubic;
+  std::optional<ImageSize> size;  ///< absent, as the next three: the model's
+  std::optional<Resize> resize;
   std::vector<double> mean, std;
   std::vector<Augmentation> augment;
   double mixup_alpha = 0.2;
@@ -83,7 +83,7 @@ struct Data {
   std::optional<Image> image;
   int64_t num_workers = 1;
 
-  /// The name in the files of one of Lathe's fields ("text", "label").
+  /// The name in the files of one of Lathe's fields ("text", "path", "label").
   std::string field(const std::string& name) const;
   template <typename V>
   void visit(V& v);

@@ -98,6 +98,34 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   model.adapter = std::move(config);
 }
 
+// The checkpoint's preprocessing, with what the recipe says instead.
+void resolve_image(const Recipe& recipe, ResolvedModel& model) {
+  const auto& mixer = std::get<arch::MixerArch>(model.config.arch);
+  arch::ImageInput& input = *model.config.image;
+  model.max_length = mixer.num_patches();
+  if (mixer.num_channels != 1 && mixer.num_channels != 3)
+    throw config_error(recipe.at("model"),
+                       "pictures have 1 or 3 channels, the model " + std::to_string(mixer.num_channels));
+  const Image image = recipe.data.image.value_or(Image());
+  if (image.size && (image.size->height != mixer.image_height || image.size->width != mixer.image_width)) {
+    throw config_error(recipe.at("data.image.size"),
+                       Diagnostic::expected("the model's " + std::to_string(mixer.image_height) + " x " +
+                                                std::to_string(mixer.image_width),
+                                            config::Codec<ImageSize>::write(*image.size)));
+  }
+  const auto per_channel = [&](const char* key, const std::vector<double>& given, std::vector<double>& value) {
+    if (given.empty()) return;
+    if (static_cast<int64_t>(given.size()) != mixer.num_channels)
+      throw config_error(recipe.at(key), Diagnostic::expected(std::to_string(mixer.num_channels) +
+                                                                  " numbers, one per channel of the model",
+                                                              std::to_string(given.size())));
+    value = given;
+  };
+  per_channel("data.image.mean", image.mean, input.mean);
+  per_channel("data.image.std", image.std, input.std);
+  if (image.resize) input.interpolation = config::Codec<Resize>::write(*image.resize);
+}
+
 // labels.json of the adapter that training starts from, unless the recipe says the same.
 void check_labels_of_adapter(const Recipe& recipe) {
   if (!recipe.adapter.from || recipe.data.labels.empty()) return;
@@ -206,7 +234,11 @@ ResolvedModel resolve_model(const Recipe& recipe) {
   ResolvedModel model;
   open_model(recipe, model);
   check_task(recipe, model);
-  if (!arch::sees_images(model.config.arch)) resolve_length(recipe, model);
+  if (arch::sees_images(model.config.arch)) {
+    resolve_image(recipe, model);
+  } else {
+    resolve_length(recipe, model);
+  }
   resolve_adapter(recipe, model);
   resolve_labels(recipe, model);
   const std::vector<int64_t> head = model.directory.shape_of(arch::head_module(model.config.arch) + ".weight");

@@ -16,11 +16,11 @@ namespace lathe::recipe {
 /// A recipe's model as its files describe it: headers only, no weight is read.
 struct ResolvedModel {
   formats::ModelDirectory directory;              ///< no tensors when weights are drawn; no path with model.arch alone
-  arch::ModelConfig config;                       ///< with the recipe's dropout
+  arch::ModelConfig config;                       ///< with the recipe's dropout, and its image preprocessing
   std::optional<formats::AdapterConfig> adapter;  ///< none: every weight trains
   std::vector<arch::Target> targets;              ///< the layers to adapt
   std::vector<std::string> labels;  ///< of the recipe, else of adapter.from, else of the checkpoint; empty: of the data
-  int64_t max_length = 0;           ///< tokens per sample; of a text model
+  int64_t max_length = 0;           ///< tokens per sample, at most; of an image model its patches
   bool random = false;              ///< weights are drawn
 
   /// How the weights are filled.

@@ -14,17 +14,13 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
     mistakes.push_back(std::move(diagnostic));
   };
   const auto& [model, adapter, quant, data, optimizer, training, output, places] = recipe;
-  unsupported(model.task != Task::Classification, "model.task", "classification");
+  unsupported(model.task == Task::CausalLm, "model.task", "classification, image_classification");
   unsupported(model.moe.has_value(), "model.moe", "none");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
-  unsupported(quant.type != QuantType::None && model.task != Task::Classification, "quant.type", "none for this task");
-  const bool text_format =
-      data.format == DataFormat::Auto || data.format == DataFormat::TextLabel || data.format == DataFormat::Tokens;
-  unsupported(!text_format, "data.format", "auto, text_label, tokens");
+  const bool unread = data.format >= DataFormat::Messages && data.format <= DataFormat::Text;
+  unsupported(unread, "data.format", "auto, text_label, tokens, idx, image_folder, image_list");
   unsupported(data.packing, "data.packing", "false");
-  unsupported(data.num_workers != 1, "data.num_workers", "1");
-  unsupported(data.image.has_value(), "data.image", "none");
   unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
   return mistakes;
 }

@@ -63,6 +63,7 @@ std::string head(const Document& document) {
   return "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
          "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src " +
          source(kPlotScript) + " " + source(kPageScript) + "; style-src " + source(kPageStyle) +
+         (document.pictures ? "; img-src data:" : "") +
          "; base-uri 'none'; form-action 'none'\">\n"
          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
          "<meta name=\"color-scheme\" content=\"light dark\">\n<title>" +

@@ -18,10 +18,11 @@ struct Document {
   std::vector<Chart> charts = {};
   std::string without_charts = {};  ///< a sentence where there are none; empty: no section
   std::string after = {};           ///< HTML below the charts
+  bool pictures = false;            ///< whether that HTML holds images of its own, as data: addresses
 };
 
-/// The page loads nothing: its policy allows the two inline scripts and the one style by their hashes only. Texts are
-/// escaped, `before` and `after` are taken as they are. Equal documents give equal bytes.
+/// The page loads nothing: its policy allows the two inline scripts and the one style by their hashes, and `pictures`.
+/// Texts are escaped, `before` and `after` are taken as they are. Equal documents give equal bytes.
 std::string render_document(const Document& document);
 
 /// Shares of a whole by row and column, as an image of cells: the darker, the larger.

@@ -33,7 +33,7 @@ size_t best_of(const std::vector<double>& values, Better better) {
 
 Better direction(const std::string& measure) {
   if (measure == "eval_loss" || measure == "perplexity") return Better::Lower;
-  return measure == "accuracy" || measure == "f1" ? Better::Higher : Better::Neither;
+  return measure == "accuracy" || measure == "top5_accuracy" || measure == "f1" ? Better::Higher : Better::Neither;
 }
 
 void add_losses(const Run& run, std::vector<Figure>& figures) {

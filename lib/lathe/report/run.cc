@@ -160,6 +160,9 @@ Run read_run(const fs::path& directory) {
     Json details = read_json_file(path.string(), kMaxDetailsBytes);
     run.details = JsonObject(details, path.string()).json();
   });
+  read_optional(directory / "evaluation.json", run, [&run](const fs::path& path) {
+    run.evaluation = read_class_evaluation(read_json_file(path.string(), kMaxDetailsBytes), path.string());
+  });
   return run;
 }
 

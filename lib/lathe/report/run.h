@@ -2,11 +2,13 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "lathe/base/json.h"
+#include "lathe/report/evaluation.h"
 
 namespace lathe::report {
 
@@ -21,19 +23,20 @@ struct MetricTable {
 
 /// What a run directory says about itself, as far as it was written.
 struct Run {
-  std::string name;                   ///< how the page calls it: the directory's name
-  MetricTable steps;                  ///< metrics.jsonl: the lines of optimizer steps
-  MetricTable evaluations;            ///< metrics.jsonl: the lines with an eval_loss
-  std::string recipe;                 ///< recipe.yaml, empty when absent
-  Json details;                       ///< run.json, an empty object when absent
-  std::vector<std::string> warnings;  ///< what could not be read, for people; may quote the files
+  std::string name;                           ///< how the page calls it: the directory's name
+  MetricTable steps;                          ///< metrics.jsonl: the lines of optimizer steps
+  MetricTable evaluations;                    ///< metrics.jsonl: the lines with an eval_loss
+  std::string recipe;                         ///< recipe.yaml, empty when absent
+  Json details;                               ///< run.json, an empty object when absent
+  std::optional<ClassEvaluation> evaluation;  ///< evaluation.json
+  std::vector<std::string> warnings;          ///< what could not be read, for people; may quote the files
 };
 
-/// Reads DIRECTORY/metrics.jsonl and, where they exist, recipe.yaml and run.json.
+/// Reads DIRECTORY/metrics.jsonl and, where they exist, recipe.yaml, run.json and evaluation.json.
 ///
-/// A damaged line (a crash may have cut the last one), a value that is not finite, a repeated step and an unreadable
-/// recipe.yaml or run.json become warnings.
-/// Throws Error{Data} when the directory or its metrics.jsonl is missing, unreadable or over 512 MiB.
+/// A damaged line (a crash may have cut the last one), a value that is not finite, a repeated step and another file
+/// that is unreadable become warnings. Throws Error{Data} when the directory or its metrics.jsonl is missing,
+/// unreadable or over 512 MiB.
 Run read_run(const std::filesystem::path& directory);
 
 }  // namespace lathe::report

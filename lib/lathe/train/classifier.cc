@@ -1,21 +1,25 @@
 #include "lathe/train/classifier.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <set>
+#include <filesystem>
 #include <utility>
+#include <variant>
 
 #include "lathe/arch/checkpoint.h"
 #include "lathe/base/error.h"
 #include "lathe/base/files.h"
-#include "lathe/io/tensors.h"
 #include "lathe/models/load.h"
 #include "lathe/models/quantize.h"
 #include "lathe/recipe/precision.h"
 
 namespace lathe::train {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::vector<std::string> numbered_labels(size_t count) {
   std::vector<std::string> labels;
@@ -26,10 +30,15 @@ std::vector<std::string> numbered_labels(size_t count) {
 // The number of labels of a head of this shape, or 0.
 int64_t head_rows(const std::vector<int64_t>& shape) { return shape.size() == 2 ? shape[0] : 0; }
 
-int64_t adapter_head_rows(const std::string& adapter) {
+arch::ImageInput read_preprocessing(const std::string& file, const arch::Arch& arch) {
+  const Json json = read_json_file(file, 16 << 20);
+  return arch::read_image_input(JsonObject(json, file), std::get<arch::MixerArch>(arch));
+}
+
+int64_t adapter_head_rows(const std::string& adapter, const std::string& head) {
   for (const formats::TensorInfo& info :
        formats::read_safetensors_header(formats::adapter_weights_path(adapter)).tensors) {
-    if (info.name == "base_model.model.classifier.weight") return head_rows(info.shape);
+    if (info.name == "base_model.model." + head + ".weight") return head_rows(info.shape);
   }
   return 0;
 }
@@ -60,6 +69,11 @@ nn::Precision precision_of(recipe::StorageType dtype, recipe::StorageType comput
 
 }  // namespace
 
+std::shared_ptr<nn::SlottedModule> build_skeleton(const arch::Arch& arch, int64_t num_labels) {
+  if (arch::sees_images(arch)) return models::build_image_classifier(arch, num_labels);
+  return models::build_text_classifier(arch, num_labels);
+}
+
 Prepared prepare_model(torch::nn::Module& model, const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                        int64_t num_labels) {
   Prepared prepared;
@@ -87,8 +101,9 @@ Classifier build_classifier(const recipe::Recipe& recipe, const recipe::Resolved
   classifier.config = resolved.config.json;
   classifier.adapter = resolved.adapter;
   classifier.labels = labels;
+  classifier.image = resolved.config.image;
   const auto num_labels = static_cast<int64_t>(labels.size());
-  classifier.model = models::build_text_classifier(resolved.config.arch, num_labels);
+  classifier.model = build_skeleton(resolved.config.arch, num_labels);
   Prepared prepared = prepare_model(*classifier.model, recipe, resolved, num_labels);
   classifier.precision = prepared.precision;
   classifier.saved_modules = std::move(prepared.saved_modules);
@@ -103,16 +118,21 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   classifier.arch = config.arch;
   classifier.model_path = directory.path();
   classifier.config = config.json;
-  int64_t num_labels = head_rows(directory.shape_of("classifier.weight"));
+  classifier.image = config.image;
+  const std::string head_name = arch::head_module(config.arch);
+  int64_t num_labels = head_rows(directory.shape_of(head_name + ".weight"));
   if (!adapter.empty()) {
     classifier.adapter = formats::read_adapter_config(adapter);
-    if (const int64_t rows = adapter_head_rows(adapter); rows > 0) num_labels = rows;
+    if (const int64_t rows = adapter_head_rows(adapter, head_name); rows > 0) num_labels = rows;
     classifier.labels = formats::read_labels(adapter).value_or(config.labels);
+    if (classifier.image && fs::exists(adapter + "/" + kPreprocessingFile))
+      classifier.image = read_preprocessing(adapter + "/" + kPreprocessingFile, config.arch);
   } else {
     classifier.labels = config.labels;
   }
   if (num_labels == 0) {
-    throw data_error(adapter.empty() ? directory.path() : adapter, "has no classification head (classifier.weight)",
+    throw data_error(adapter.empty() ? directory.path() : adapter,
+                     "has no classification head (" + head_name + ".weight)",
                      adapter.empty() ? "give the adapter that was trained with it" : "train one with lathe train");
   }
   if (!adapter.empty() && formats::read_labels(adapter) &&
@@ -123,7 +143,7 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   }
   if (static_cast<int64_t>(classifier.labels.size()) != num_labels)
     classifier.labels = numbered_labels(static_cast<size_t>(num_labels));
-  classifier.model = models::build_text_classifier(config.arch, num_labels);
+  classifier.model = build_skeleton(config.arch, num_labels);
   const auto match = arch::match_checkpoint(directory, config.arch, num_labels);
   std::vector<std::string> saved = arch::head_modules(config.arch);
   if (classifier.adapter)
@@ -155,7 +175,24 @@ models::TokenBatch make_batch(const std::vector<text::Encoding>& encodings) {
 
 Tensor predict_logits(const Classifier& classifier, const std::vector<text::Encoding>& encodings) {
   const at::NoGradGuard no_grad;
-  return classifier.model->forward(make_batch(encodings), {}).to(at::kFloat);
+  return classifier.texts().forward(make_batch(encodings), {}).to(at::kFloat);
+}
+
+Tensor make_pixels(const std::vector<image::Picture>& pictures, const image::Preprocess& preprocess) {
+  const auto count = static_cast<int64_t>(pictures.size());
+  const int64_t channels = preprocess.channels, height = preprocess.height, width = preprocess.width;
+  const Tensor pixels = at::empty({count, channels, height, width});
+  float* out = pixels.data_ptr<float>();
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      image::normalise(pictures[static_cast<size_t>(i)], preprocess, out + i * channels * height * width);
+  });
+  return pixels;
+}
+
+Tensor predict_logits(const Classifier& classifier, const Tensor& pixels) {
+  const at::NoGradGuard no_grad;
+  return classifier.images().forward(pixels, {}).to(at::kFloat);
 }
 
 }  // namespace lathe::train

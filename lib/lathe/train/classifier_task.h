@@ -1,13 +1,41 @@
 #pragma once
 
 #include <memory>
+#include <utility>
+#include <vector>
 
+#include "lathe/train/classifier.h"
 #include "lathe/train/task.h"
 
 namespace lathe::train {
 
-/// Text classification: opens and checks everything that `recipe` names, then builds the model.
+/// What tasks have in common whose model is a classifier: one label per sample, results as PEFT, transformers and timm
+/// read them.
+class ClassifierTask : public Task {
+ public:
+  torch::nn::Module& model() override { return *classifier_.model; }
+  optim::NamedTensors trained_parameters() override { return adapters::trainable_parameters(*classifier_.model); }
+  int64_t num_items(const std::vector<int64_t>& samples) const override { return static_cast<int64_t>(samples.size()); }
+  const std::vector<std::string>& labels() const override { return classifier_.labels; }
+  std::vector<Result> results() override;
+
+ protected:
+  ClassifierTask(const recipe::Recipe& recipe, Classifier classifier);
+
+  Classifier classifier_;
+  double label_smoothing_;
+  int64_t eval_batch_size_;
+
+ private:
+  bool merged_;
+};
+
+/// Text or image classification: opens and checks everything that `recipe` names, then builds the model.
 /// Throws Error{Config}, Error{Data}.
 std::unique_ptr<Task> open_classifier_task(const recipe::Recipe& recipe);
+
+/// The two kinds of it.
+std::unique_ptr<Task> open_text_task(const recipe::Recipe& recipe);
+std::unique_ptr<Task> open_image_task(const recipe::Recipe& recipe);
 
 }  // namespace lathe::train

@@ -6,11 +6,9 @@
 
 #include <algorithm>
 #include <fstream>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "lathe/models/image_classifier.h"
 #include "lathe/nn/modules.h"
 #include "lathe/train/classifier.h"
 #include "lathe/train/memory_meter.h"
@@ -32,17 +30,11 @@ class WorstCaseTask : public Task {
  public:
   explicit WorstCaseTask(const recipe::Recipe& recipe) : resolved_(recipe::resolve_model(recipe)) {
     const auto num_labels = std::max<int64_t>(2, static_cast<int64_t>(resolved_.labels.size()));
-    if (arch::sees_images(resolved_.config.arch)) {
-      images_ = models::build_image_classifier(resolved_.config.arch, num_labels);
-    } else {
-      texts_ = models::build_text_classifier(resolved_.config.arch, num_labels);
-    }
+    classifier_.model = build_skeleton(resolved_.config.arch, num_labels);
     prepare_model(model(), recipe, resolved_, num_labels);
   }
 
-  torch::nn::Module& model() override {
-    return images_ ? static_cast<torch::nn::Module&>(*images_) : static_cast<torch::nn::Module&>(*texts_);
-  }
+  torch::nn::Module& model() override { return *classifier_.model; }
   optim::NamedTensors trained_parameters() override { return adapters::trainable_parameters(model()); }
   int64_t num_samples() const override { return 1; }
   uint64_t data_fingerprint() const override { return 0; }
@@ -51,13 +43,16 @@ class WorstCaseTask : public Task {
   BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass& pass) override {
     const auto count = static_cast<int64_t>(samples.size());
     const int64_t before = MemoryMeter::live_bytes();
-    const Tensor logits = images_ ? images_->forward(pixels(count), pass) : texts_->forward(tokens(count), pass);
+    const Tensor logits = arch::sees_images(resolved_.config.arch) ? classifier_.images().forward(pixels(count), pass)
+                                                                   : classifier_.texts().forward(tokens(count), pass);
     activation_bytes = MemoryMeter::live_bytes() - before;
     return {nn::cross_entropy_sum(logits, at::zeros({count}, at::kLong)), count * resolved_.max_length};
   }
   Json describe(const std::vector<int64_t>&) const override { return Json::array(); }
   bool has_evaluation() const override { return false; }
   Evaluation evaluate(const std::function<bool()>&) override { return {}; }
+  const std::vector<std::string>& labels() const override { return resolved_.labels; }
+  Json show(int64_t) const override { return {}; }
   std::vector<Result> results() override { return {}; }
 
   int64_t activation_bytes = 0;
@@ -78,8 +73,7 @@ class WorstCaseTask : public Task {
   }
 
   recipe::ResolvedModel resolved_;
-  std::shared_ptr<models::TextClassifier> texts_;
-  std::shared_ptr<models::ImageClassifier> images_;
+  Classifier classifier_;
   int64_t next_id_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 #include <utility>
+#include <variant>
 
 #include "lathe/base/error.h"
 #include "lathe/base/files.h"
@@ -15,8 +16,13 @@
 namespace lathe::train {
 namespace {
 
+Json timm_config(const Classifier& classifier) {
+  return arch::timm_config(std::get<arch::MixerArch>(classifier.arch), *classifier.image, classifier.labels);
+}
+
 // config.json of the base model, saying that this is a dense classifier with these labels.
 Json classifier_config(const Classifier& classifier) {
+  if (classifier.image) return timm_config(classifier);
   Json config = classifier.config;
   config["architectures"] = {"BertForSequenceClassification"};
   config.erase("torch_dtype");
@@ -79,6 +85,9 @@ struct Loss {
 
 void save_adapter(const Classifier& classifier, const std::string& directory) {
   adapters::save(directory, *classifier.model, *classifier.adapter, classifier.labels);
+  if (!classifier.image) return;
+  const Json preprocessing = {{"pretrained_cfg", timm_config(classifier)["pretrained_cfg"]}};
+  write_file_atomically(directory + "/" + kPreprocessingFile, preprocessing.dump(2) + "\n");
 }
 
 void save_model(const Classifier& classifier, const std::string& directory) {

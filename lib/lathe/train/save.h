@@ -6,12 +6,13 @@
 
 namespace lathe::train {
 
-/// Writes what was trained: the adapter directory.
+/// Writes what was trained: the adapter directory, of images with their preprocessing.
 void save_adapter(const Classifier& classifier, const std::string& directory);
 
-/// Writes a model directory that transformers opens, adapters merged: model.safetensors, config.json with the labels,
-/// the tokenizer's files. A base in four bits is decoded: the update is added in float32 to the weights that it was
-/// trained on, and the sum rounded once to the storage of the other matrices. One merged weight is in memory at a time.
+/// Writes a model directory that transformers or timm opens, adapters merged: model.safetensors, config.json with the
+/// labels and the preprocessing, the tokenizer's files. A base in four bits is decoded: the update is added in float32
+/// to the weights that it was trained on, and the sum rounded once to the storage of the other matrices. One merged
+/// weight is in memory at a time.
 void save_model(const Classifier& classifier, const std::string& directory);
 
 /// The same in four bits, each weight quantised as its base is. Most of a small update is lost: it moves few weights

@@ -59,9 +59,17 @@ Stepper::Stepper(Task& task, const recipe::Recipe& recipe, int64_t num_steps)
       schedule_(build_schedule(recipe.optimizer, num_steps)),
       optimizer_(build_optimizer(recipe, task.trained_parameters())) {}
 
+uint64_t Stepper::pass_key(int64_t step, size_t index) const {
+  return make_key(seed_, name_key("dropout"), step, index);
+}
+
+void Stepper::announce(int64_t step, const Window& window) {
+  for (size_t i = 0; i < window.size(); ++i) task_.announce(window[i], pass_key(step, i));
+}
+
 Task::BatchLoss Stepper::add_micro_batch(int64_t step, size_t index, const std::vector<int64_t>& samples,
                                          int64_t items) {
-  const uint64_t key = make_key(seed_, name_key("dropout"), step, index);
+  const uint64_t key = pass_key(step, index);
   const nn::DropoutStream adapter_dropouts(make_key(key, name_key("adapters")));
   Task::BatchLoss batch;
   {

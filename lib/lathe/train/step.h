@@ -38,6 +38,8 @@ class Stepper {
  public:
   Stepper(Task& task, const recipe::Recipe& recipe, int64_t num_steps);
 
+  /// Says that this will be the next step, so that the task prepares its input while the one before runs.
+  void announce(int64_t step, const Window& window);
   /// `step` counts from 0.
   StepOutcome run(int64_t step, const Window& window, StepMetrics& metrics);
   /// Where the numbers of a step first go wrong: runs it again and names the first layer, in the order of the forward
@@ -49,6 +51,8 @@ class Stepper {
   const std::vector<std::string>& without_gradient() const { return without_gradient_; }
 
  private:
+  /// Of the randomness of a micro-batch.
+  uint64_t pass_key(int64_t step, size_t index) const;
   Task::BatchLoss add_micro_batch(int64_t step, size_t index, const std::vector<int64_t>& samples, int64_t items);
 
   Task& task_;

@@ -34,6 +34,8 @@ class Task {
     at::Tensor sum;      ///< over the items; a scalar
     int64_t tokens = 0;  ///< without padding
   };
+  /// Says that loss() will be called with these and a pass of this key: its input may be prepared meanwhile.
+  virtual void announce(const std::vector<int64_t>& /*samples*/, uint64_t /*key*/) {}
   virtual BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass& pass) = 0;
   /// The model's input for these samples, for the dump of a step that went wrong.
   virtual Json describe(const std::vector<int64_t>& samples) const = 0;
@@ -41,6 +43,10 @@ class Task {
   virtual bool has_evaluation() const = 0;
   /// Throws Error{Interrupted} when `cancelled` says yes between batches.
   virtual Evaluation evaluate(const std::function<bool()>& cancelled) = 0;
+  /// The names of what an evaluation counts.
+  virtual const std::vector<std::string>& labels() const = 0;
+  /// What people see of a sample that was evaluated: place, and text or picture.
+  virtual Json show(int64_t index) const = 0;
 
   /// The directories of results: names ("adapter", "model") and what fills them.
   struct Result {

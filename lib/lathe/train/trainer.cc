@@ -141,6 +141,7 @@ class Run {
     if (profiler_ && state_.step > first_step_) recording.emplace(*profiler_, state_.step + 1);
     StepMetrics metrics;
     const Window window = windows_.window(state_.step);
+    if (state_.step + 1 < num_steps_) stepper_.announce(state_.step + 1, windows_.window(state_.step + 1));
     const StepOutcome outcome = stepper_.run(state_.step, window, metrics);
     if (outcome == StepOutcome::Stopped) interrupt();
     if (outcome == StepOutcome::NonFinite) handle_nonfinite(metrics, window);
@@ -253,19 +254,40 @@ class Run {
       throw;
     }
     task_->model().train();
-    record({{"step", state_.step},
-            {"epoch", windows_.epoch_after(state_.step)},
-            {"eval_loss", result.eval_loss},
-            {"accuracy", result.accuracy},
-            {"f1", result.f1}});
+    Json line = {{"step", state_.step}, {"epoch", windows_.epoch_after(state_.step)}};
+    line.update(to_json(result));
+    record(line);
     state_.evaluation_pending = false;
     observer_.on_evaluation(state_.step, result);
-    if (training_.keep_best && note(result, training_.keep_best->measure, state_.best)) best_is_new_ = true;
+    const bool is_best = training_.keep_best && note(result, training_.keep_best->measure, state_.best);
+    best_is_new_ |= is_best;
+    if (is_best || !training_.keep_best) write_evaluation(result);
     if (!training_.early_stopping) return;
     note(result, training_.early_stopping->measure, state_.early);
     state_.stopped_early = state_.early->evaluations_since >= training_.early_stopping->patience;
     if (state_.stopped_early)
       observer_.on_note("stopped early: no better evaluation since step " + std::to_string(state_.early->step));
+  }
+
+  // The evaluation of what would be published now, for `lathe report`.
+  void write_evaluation(const Evaluation& result) {
+    Json json = classes_to_json(result, task_->labels());
+    json["step"] = state_.step;
+    json["samples"] = result.samples;
+    json["worst"] = Json::array();
+    for (const Mistaken& mistaken : result.worst) {
+      Json shown = task_->show(mistaken.sample);
+      shown["truth"] = mistaken.truth;
+      shown["predicted"] = mistaken.predicted;
+      shown["truth_probability"] = mistaken.truth_probability;
+      shown["predicted_probability"] = mistaken.predicted_probability;
+      json["worst"].push_back(std::move(shown));
+    }
+    try {
+      write_file_atomically(directory_.path() / "evaluation.json", json.dump() + "\n");
+    } catch (const Error& error) {
+      observer_.on_warning(std::string(error.what()) + "; training goes on");
+    }
   }
 
   // Whether this evaluation is the best so far.
