@@ -2,9 +2,12 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
-#include <malloc.h>
+#include <c10/core/alignment.h>
+#include <c10/util/Exception.h>
 
 #include <atomic>
+#include <cstdint>
+#include <cstdlib>
 
 namespace lathe::train {
 namespace {
@@ -18,24 +21,39 @@ void add(int64_t bytes) {
   }
 }
 
+// What lies before a tensor's data.
+struct Header {
+  void* block;
+  size_t bytes;
+};
+
+// Blocks from malloc, aligned by hand. LibTorch's own come from posix_memalign, which takes more than the block and
+// gives back the rest: glibc then never fits a block into the hole that one of the same size has left, and the heap of
+// a training step grows to one and a half times what lives in it.
 class MeteredAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    c10::DataPtr inner = c10::GetDefaultCPUAllocator()->allocate(bytes);
-    void* data = inner.get();
-    if (data == nullptr) return inner;
-    add(static_cast<int64_t>(::malloc_usable_size(data)));
-    inner.release_context();
+    if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
+    constexpr size_t kAlignment = c10::gAlignment;
+    void* block = std::malloc(sizeof(Header) + kAlignment - 1 + bytes);
+    if (block == nullptr)
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "DefaultCPUAllocator: can't allocate ", bytes, " bytes");
+    add(static_cast<int64_t>(bytes));
+    const uintptr_t first = reinterpret_cast<uintptr_t>(block) + sizeof(Header);
+    void* data = reinterpret_cast<void*>((first + kAlignment - 1) / kAlignment * kAlignment);
+    *header_of(data) = {block, bytes};
     return {data, data, &release, c10::Device(c10::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 
  private:
+  static Header* header_of(void* data) { return static_cast<Header*>(data) - 1; }
   static void release(void* data) {
     if (data == nullptr) return;
-    add(-static_cast<int64_t>(::malloc_usable_size(data)));
-    c10::GetDefaultCPUAllocator()->raw_deleter()(data);
+    const Header header = *header_of(data);
+    add(-static_cast<int64_t>(header.bytes));
+    std::free(header.block);
   }
 };
 

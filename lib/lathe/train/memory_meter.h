@@ -6,8 +6,8 @@
 
 namespace lathe::train {
 
-/// Counts the bytes that live in LibTorch's CPU allocator, from install() on: tensors made before are not counted. One
-/// for the process; an atomic addition per allocation.
+/// LibTorch's CPU allocator from install() on, which counts the bytes that live in it: tensors made before are not
+/// counted. One for the process; an atomic addition per allocation. Its heap stays close to what lives in it.
 class MemoryMeter {
  public:
   static void install();
