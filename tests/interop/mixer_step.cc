@@ -1,6 +1,6 @@
 // A Mixer of a model directory in timm's form, trained on one batch: writes what tests/interop/mixer.py compares with
 // timm, and prints one JSON line with the own CPU and wall seconds of each step.
-//   mixer_step MODEL BATCH.safetensors OUT_DIRECTORY STEPS [none | elementwise | full]
+//   mixer_step MODEL BATCH.safetensors OUT_DIRECTORY STEPS [none | elementwise | full] [float32 | bfloat16]
 // BATCH holds pixel_values [N, C, H, W] float32 and labels [N] int64.
 #include <ATen/Parallel.h>
 #include <malloc.h>
@@ -17,6 +17,7 @@
 #include "lathe/models/load.h"
 #include "lathe/nn/modules.h"
 #include "lathe/optim/adam.h"
+#include "lathe/train/memory_meter.h"
 
 namespace {
 
@@ -37,13 +38,15 @@ struct Trainee {
   }
 };
 
-Trainee open(const std::string& directory, const std::string& policy) {
+Trainee open(const std::string& directory, const std::string& policy, const std::string& dtype) {
   const auto files = formats::ModelDirectory::open(directory);
   Trainee trainee{nullptr, arch::read_model_config(files.config_path()), {}};
   const int64_t num_labels = files.find("head.weight")->info.shape[0];
   trainee.model = models::build_image_classifier(trainee.config.arch, num_labels);
   for (at::Tensor& parameter : trainee.model->parameters()) parameter.requires_grad_(true);
-  models::load_weights(*trainee.model, arch::match_checkpoint(files, trainee.config.arch, num_labels), 0);
+  const at::ScalarType type = dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  models::load_weights(*trainee.model, arch::match_checkpoint(files, trainee.config.arch, num_labels), 0, {type, type},
+                       /*round_trained=*/true);
   trainee.pass.training = true;
   trainee.pass.layers.recompute = policy == "elementwise" ? nn::Recompute::Elementwise
                                   : policy == "full"      ? nn::Recompute::Full
@@ -77,7 +80,7 @@ double own_cpu_seconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-void train(Trainee& trainee, const Batch& batch, int steps) {
+void run_steps(Trainee& trainee, const Batch& batch, int steps) {
   optim::NamedTensors parameters;
   for (auto& item : trainee.model->named_parameters()) parameters.emplace_back(item.key(), item.value());
   optim::AdamW optimizer(optim::with_weight_decay(parameters, 0), {});
@@ -106,10 +109,11 @@ int main(int argc, char** argv) {
   if (argc < 5) return 2;
   ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  train::MemoryMeter::install();  // the allocator of the driver
   const io::TensorFile file(argv[2]);
   const Batch batch{file.tensor("pixel_values"), file.tensor("labels")};
-  Trainee trainee = open(argv[1], argc > 5 ? argv[5] : "none");
+  Trainee trainee = open(argv[1], argc > 5 ? argv[5] : "none", argc > 6 ? argv[6] : "float32");
   if (std::string(argv[3]) != "-") write_results(trainee, batch, argv[3]);
-  train(trainee, batch, std::stoi(argv[4]));
+  run_steps(trainee, batch, std::stoi(argv[4]));
   return 0;
 }
