@@ -2,8 +2,9 @@
 
 namespace lathe {
 
-/// Whether this process may multiply bfloat16 matrices with the processor's matrix units (AMX): the instructions are
-/// there, the system keeps their registers, and permission to use them was granted.
-bool has_bfloat16_matrix_units();
+/// Whether this process multiplies bfloat16 matrices faster than float32: by the processor's matrix units (AMX: the
+/// instructions are there, the system keeps their registers, and permission to use them was granted), or by AVX512-BF16
+/// on a processor of AMD, which has twice the rate of float32 (Intel's has half of it).
+bool multiplies_bfloat16_fast();
 
 }  // namespace lathe

@@ -21,7 +21,7 @@ StorageType stored_type(const arch::CheckpointMatch& match) {
 Precision resolve_precision(StorageType dtype, StorageType compute, const arch::CheckpointMatch& match) {
   Precision precision{dtype == StorageType::Auto ? stored_type(match) : dtype, compute};
   if (compute == StorageType::Auto) {
-    const bool fast = precision.storage == StorageType::BFloat16 && has_bfloat16_matrix_units();
+    const bool fast = precision.storage == StorageType::BFloat16 && multiplies_bfloat16_fast();
     precision.compute = fast ? StorageType::BFloat16 : StorageType::Float32;
   }
   return precision;

@@ -12,7 +12,7 @@ struct Precision {
 };
 
 /// Storage auto: as the largest tensor is stored (float16 becomes bfloat16). Compute auto: bfloat16 for weights stored
-/// so, where the processor has matrix units for it (AMX), float32 elsewhere.
+/// so, where the processor multiplies it fast, float32 elsewhere.
 Precision resolve_precision(StorageType dtype, StorageType compute, const arch::CheckpointMatch& match);
 
 }  // namespace lathe::recipe
