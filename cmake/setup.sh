@@ -86,7 +86,7 @@ install_peers() {
 }
 
 packages=(g++ cmake ninja-build ccache python3 python3-venv libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev
-  libutf8proc-dev libxxhash-dev libhwy-dev libpng-dev libturbojpeg0-dev zlib1g-dev libgtest-dev libgmock-dev)
+  libutf8proc-dev libxxhash-dev libhwy-dev libdnnl-dev libpng-dev libturbojpeg0-dev zlib1g-dev libgtest-dev libgmock-dev)
 [ "$mode" = test ] && packages+=(clang-format chromium)
 [ "$mode" = bench ] && packages+=(libbenchmark-dev)
 install_debian_packages "${packages[@]}"

@@ -2,7 +2,6 @@
 #include <ATen/Version.h>
 #include <ATen/native/DispatchStub.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <torch/version.h>
 
@@ -17,6 +16,7 @@
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
 #include "lathe/config/bind.h"
+#include "lathe/nn/gemm.h"
 #include "lathe/nn/kernels.h"
 #include "torch_verbs.h"
 
@@ -48,7 +48,7 @@ double best_seconds(Action action) {
 double gemm_flops() {
   const at::Tensor a = at::ones({1024, 1024}), b = at::ones({1024, 1024});
   at::Tensor c = at::empty({1024, 1024});
-  return 2.0 * 1024 * 1024 * 1024 / best_seconds([&] { at::mm_out(c, a, b); });
+  return 2.0 * 1024 * 1024 * 1024 / best_seconds([&] { nn::gemm_out(c, a, b); });
 }
 
 // Bytes read and written per second by copying 128 MiB.
@@ -73,6 +73,7 @@ int run_torch_doctor(const CommandLine&) {
                 {"threads", at::get_num_threads()},
                 {"capability", at::get_cpu_capability()},
                 {"kernels", nn::kernels::chosen_target()},
+                {"products", nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL"},
                 {"process_base_bytes", base}};
   facts.update(speeds);
   print_result(facts.dump() + "\n");

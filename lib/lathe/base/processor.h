@@ -7,4 +7,10 @@ namespace lathe {
 /// on a processor of AMD, which has twice the rate of float32 (Intel's has half of it).
 bool multiplies_bfloat16_fast();
 
+/// Whether the processor has AVX-512 (F, BW, DQ and VL) and the system keeps its registers.
+bool has_avx512();
+
+/// Whether the processor says that Intel made it.
+bool is_intel();
+
 }  // namespace lathe

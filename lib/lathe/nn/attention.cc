@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "lathe/nn/dropout.h"
-#include "lathe/nn/sgemm.h"
+#include "lathe/nn/gemm.h"
 
 namespace lathe::nn {
 namespace {

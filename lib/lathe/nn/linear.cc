@@ -1,14 +1,15 @@
 #include "lathe/nn/linear.h"
 
-#include <ATen/ops/addmm.h>
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <utility>
+
+#include "lathe/nn/gemm.h"
 
 namespace lathe::nn {
 namespace {
@@ -20,9 +21,9 @@ struct LinearReference : torch::CustomClassHolder {
   std::shared_ptr<LinearImpl> linear;
 };
 
-// x [N, in_features] -> x Wᵀ with a weight of another type than x. Never keeps a converted weight: it is converted
-// again in the backward pass. x is kept only for a weight that trains.
-struct ConvertedProduct : torch::autograd::Function<ConvertedProduct> {
+// x [N, in_features] -> x Wᵀ where ATen's own would not do: a weight of another type than x, or oneDNN's products.
+// Never keeps a converted weight: it is converted again in the backward pass. x is kept only for a weight that trains.
+struct OwnProduct : torch::autograd::Function<OwnProduct> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                         const c10::intrusive_ptr<LinearReference>& self) {
     Tensor y = at::empty({x.size(0), weight.size(0)}, x.options());
@@ -44,7 +45,7 @@ struct ConvertedProduct : torch::autograd::Function<ConvertedProduct> {
       const Tensor x = ctx->get_saved_variables()[0];
       const at::ScalarType compute = self->linear->precision().compute;
       const at::ScalarType type = compute == at::kFloat ? x.scalar_type() : compute;
-      dweight = at::mm(grad.to(type).t(), x.to(type)).to(self->linear->weight.scalar_type());
+      dweight = gemm(grad.to(type).t(), x.to(type)).to(self->linear->weight.scalar_type());
     }
     return {dx, dweight, Tensor()};
   }
@@ -101,20 +102,22 @@ bool LinearImpl::is_plain(const Tensor& x) const {
 
 Tensor LinearImpl::product(const Tensor& x) {
   check_input(x);
-  if (is_plain(x)) return at::linear(x, weight);
-  std::vector<int64_t> shape = x.sizes().vec();
-  shape.back() = out_features();
+  if (is_plain(x) && !uses_onednn(x.scalar_type())) return at::linear(x, weight);
   const auto self = c10::make_intrusive<LinearReference>();
   self->linear = std::static_pointer_cast<LinearImpl>(shared_from_this());
-  return ConvertedProduct::apply(x.reshape({-1, in_features()}), weight, self).view(shape);
+  if (x.dim() == 2) return OwnProduct::apply(x, weight, self);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = out_features();
+  const Tensor y = OwnProduct::apply(x.reshape({-1, in_features()}), weight, self);
+  return at::_unsafe_view(y, shape);  // no view to autograd: a bias added in place would copy gradients
 }
 
 void LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
   const Tensor used = used_weight(x);
   if (used.scalar_type() == out.scalar_type()) {
-    at::mm_out(out, x, used.t());
+    gemm_out(out, x, used.t());
   } else {
-    out.copy_(at::mm(x.to(used.scalar_type()), used.t()));
+    out.copy_(gemm(x.to(used.scalar_type()), used.t()));
   }
 }
 
@@ -122,12 +125,12 @@ void LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accum
   const Tensor used = used_weight(grad);
   const bool converts = used.scalar_type() != grad.scalar_type();
   if (converts) {
-    const Tensor product = at::mm(grad.to(used.scalar_type()), used);
+    const Tensor product = gemm(grad.to(used.scalar_type()), used);
     accumulate ? dx.add_(product) : dx.copy_(product);
   } else if (accumulate) {
-    dx.addmm_(grad, used);
+    gemm_add(dx, grad, used);
   } else {
-    at::mm_out(dx, grad, used);
+    gemm_out(dx, grad, used);
   }
 }
 

@@ -1,16 +1,17 @@
 #include "lathe/nn/lora.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/nn/init.h>
 
 #include <cmath>
 #include <utility>
+
+#include "lathe/nn/gemm.h"
 
 namespace lathe::nn {
 namespace {
@@ -60,11 +61,11 @@ struct JointProduct : torch::autograd::Function<JointProduct> {
       if (!part.adapted) continue;
       const Tensor &lora_A = adapters[adapter], &lora_B = adapters[adapter + 1];
       adapter += 2;
-      const Tensor u_NR = at::mm(adapter_input(x_ND, part, lora_A), lora_A.t());
+      const Tensor u_NR = gemm(adapter_input(x_ND, part, lora_A), lora_A.t());
       if (slice.scalar_type() == u_NR.scalar_type()) {
-        slice.addmm_(u_NR, lora_B.t(), 1, part.scaling);
+        gemm_add(slice, u_NR, lora_B.t(), part.scaling);
       } else {
-        slice.add_(at::mm(u_NR, lora_B.t()), part.scaling);
+        slice.add_(gemm(u_NR, lora_B.t()), part.scaling);
       }
       saved.insert(saved.end(), {lora_A, lora_B, u_NR});
     }
@@ -90,9 +91,9 @@ struct JointProduct : torch::autograd::Function<JointProduct> {
       const Tensor &lora_A = saved[next], &lora_B = saved[next + 1], &u_NR = saved[next + 2];
       next += 3;
       const Tensor grad_adapter = grad_part.to(lora_B.scalar_type());
-      const Tensor du_NR = at::mm(grad_adapter, lora_B).mul_(part.scaling);
-      result.push_back(at::mm(du_NR.t(), adapter_input(x_ND, part, lora_A)));
-      result.push_back(at::mm(grad_adapter.t(), u_NR).mul_(part.scaling));
+      const Tensor du_NR = gemm(grad_adapter, lora_B).mul_(part.scaling);
+      result.push_back(gemm(du_NR.t(), adapter_input(x_ND, part, lora_A)));
+      result.push_back(gemm(grad_adapter.t(), u_NR).mul_(part.scaling));
       if (dx.defined()) add_adapter_gradient(dx, du_NR, lora_A, part.dropout);
     }
     result[0] = dx;
@@ -103,9 +104,9 @@ struct JointProduct : torch::autograd::Function<JointProduct> {
  private:
   static void add_adapter_gradient(Tensor& dx, const Tensor& du_NR, const Tensor& lora_A, kernels::Dropout mask) {
     if (mask.p == 0 && dx.scalar_type() == lora_A.scalar_type()) {
-      dx.addmm_(du_NR, lora_A);
+      gemm_add(dx, du_NR, lora_A);
     } else {
-      dx.add_(dropout(at::mm(du_NR, lora_A), mask));
+      dx.add_(dropout(gemm(du_NR, lora_A), mask));
     }
   }
 };
@@ -141,7 +142,7 @@ Tensor apply_plan(const Tensor& x, c10::intrusive_ptr<JointPlan> plan, const var
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = plan->out_features();
   const Tensor y = JointProduct::apply(x.reshape({-1, x.size(-1)}), at::TensorList(adapters), plan);
-  return x.dim() == 2 ? y : y.view(shape);  // what is added in place to a view copies its gradient
+  return x.dim() == 2 ? y : at::_unsafe_view(y, shape);  // what is added in place to a view copies its gradient
 }
 
 }  // namespace
@@ -180,7 +181,7 @@ double LoRALinearImpl::scaling() const {
 
 Tensor LoRALinearImpl::update() const {
   const at::NoGradGuard no_grad;
-  return at::mm(lora_B->weight, lora_A->weight).mul_(scaling());
+  return gemm(lora_B->weight, lora_A->weight).mul_(scaling());
 }
 
 Tensor LoRALinearImpl::product(const Tensor& x) {
@@ -197,16 +198,16 @@ void LoRALinearImpl::frozen_product(const Tensor& x, Tensor out) const {
   base_layer->frozen_product(x, out);
   if (!active()) return;
   const at::NoGradGuard no_grad;
-  const Tensor u_NR = at::mm(x.to(lora_A->weight.scalar_type()), lora_A->weight.t());
-  out.add_(at::mm(u_NR, lora_B->weight.t()), scaling());
+  const Tensor u_NR = gemm(x.to(lora_A->weight.scalar_type()), lora_A->weight.t());
+  out.add_(gemm(u_NR, lora_B->weight.t()), scaling());
 }
 
 void LoRALinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const {
   base_layer->frozen_input_gradient(grad, dx, accumulate);
   if (!active()) return;
   const at::NoGradGuard no_grad;
-  const Tensor du_NR = at::mm(grad.to(lora_B->weight.scalar_type()), lora_B->weight);
-  dx.add_(at::mm(du_NR, lora_A->weight), scaling());
+  const Tensor du_NR = gemm(grad.to(lora_B->weight.scalar_type()), lora_B->weight);
+  dx.add_(gemm(du_NR, lora_A->weight), scaling());
 }
 
 Tensor LoRALinearImpl::dense_weight() const {

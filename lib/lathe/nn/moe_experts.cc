@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -12,6 +11,7 @@
 
 #include "lathe/base/random.h"
 #include "lathe/nn/counter_tensors.h"
+#include "lathe/nn/gemm.h"
 #include "lathe/nn/linear.h"
 #include "lathe/nn/moe_activation.h"
 #include "lathe/nn/moe_kernels.h"
@@ -65,8 +65,8 @@ class Expert {
   void add_updates(bool of_down, const Tensor& x, const Tensor& y) const {
     for (const BankPlan::Update& update : plan_.updates) {
       if (update.of_down != of_down) continue;
-      y.narrow(1, update.first_row, update.num_rows)
-          .addmm_(at::mm(x, matrix(update.A).t()), matrix(update.B).t(), 1, update.scaling);
+      gemm_add(y.narrow(1, update.first_row, update.num_rows), gemm(x, matrix(update.A).t()), matrix(update.B).t(),
+               update.scaling);
     }
   }
   // dx += what the updates send back of dy.
@@ -74,7 +74,7 @@ class Expert {
     for (const BankPlan::Update& update : plan_.updates) {
       if (update.of_down != of_down) continue;
       const Tensor part = dy.narrow(1, update.first_row, update.num_rows);
-      dx.addmm_(at::mm(part, matrix(update.B)), matrix(update.A), 1, update.scaling);
+      gemm_add(dx, gemm(part, matrix(update.B)), matrix(update.A), update.scaling);
     }
   }
 
@@ -125,7 +125,7 @@ class BankGradients {
       return;
     }
     const Tensor dy = expert.gathered(dy_TD), gate = expert.rows_of(gates);
-    Tensor dact = at::mm(dy, expert.matrix(kDown));
+    Tensor dact = gemm(dy, expert.matrix(kDown));
     expert.add_update_gradients(true, dy, dact);
     const auto back = plan_.activation.backward(expert.rows_of(h), expert.bias(plan_.up_bias), gate,
                                                 expert.mask_place(dact.size(1)), dact);
@@ -139,7 +139,7 @@ class BankGradients {
     if (grads[kGates].defined()) grads[kGates].index_copy_(0, expert.rows_of(plan_.groups.order_A), dgate);
     if (needs_up_input()) add_weight_gradients(false, kUp, index, expert.gathered(tensors_[kInput]), back.dh);
     if (!grads[kInput].defined()) return;
-    Tensor dx = at::mm(back.dh, expert.matrix(kUp));
+    Tensor dx = gemm(back.dh, expert.matrix(kUp));
     expert.add_update_gradients(false, back.dh, dx);
     add_rows(dx, expert.rows_of(plan_.groups.token_A), grads[kInput]);
   }
@@ -165,17 +165,17 @@ class BankGradients {
     if (grads[place].defined()) {
       Tensor out = grads[place].select(0, index);
       if (out.scalar_type() == x.scalar_type()) {
-        at::mm_out(out, dy.t(), x);
+        gemm_out(out, dy.t(), x);
       } else {
-        out.copy_(at::mm(dy.t(), x));
+        out.copy_(gemm(dy.t(), x));
       }
     }
     for (const auto& update : plan_.updates) {
       if (update.of_down != of_down || !grads[update.A].defined()) continue;
       const Tensor part = dy.narrow(1, update.first_row, update.num_rows);
-      const Tensor down = at::mm(x, expert.matrix(update.A).t()), back = at::mm(part, expert.matrix(update.B));
-      grads[update.B].select(0, index).copy_(at::mm(part.t(), down).mul_(update.scaling));
-      grads[update.A].select(0, index).copy_(at::mm(back.t(), x).mul_(update.scaling));
+      const Tensor down = gemm(x, expert.matrix(update.A).t()), back = gemm(part, expert.matrix(update.B));
+      grads[update.B].select(0, index).copy_(gemm(part.t(), down).mul_(update.scaling));
+      grads[update.A].select(0, index).copy_(gemm(back.t(), x).mul_(update.scaling));
     }
   }
 
@@ -196,11 +196,11 @@ struct BankFunction : torch::autograd::Function<BankFunction> {
       if (expert.num_rows == 0) continue;
       const Tensor x = expert.gathered(x_TD), gate = expert.rows_of(gates);
       Tensor product = expert.rows_of(h);
-      at::mm_out(product, x, expert.matrix(kUp).t());
+      gemm_out(product, x, expert.matrix(kUp).t());
       expert.add_updates(false, x, product);
       const Tensor act = plan->activation.forward(product, expert.bias(plan->up_bias), gate,
                                                   expert.mask_place(tensors[kDown].size(2)));
-      const Tensor y = at::mm(act, expert.matrix(kDown).t());
+      const Tensor y = gemm(act, expert.matrix(kDown).t());
       expert.add_updates(true, act, y);
       if (plan->down_bias >= 0) y.addr_(gate, expert.bias(plan->down_bias));
       add_rows(y, expert.rows_of(plan->groups.token_A), y_TD);

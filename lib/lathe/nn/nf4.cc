@@ -1,9 +1,7 @@
 #include "lathe/nn/nf4.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "lathe/nn/gemm.h"
 #include "lathe/quant/rows.h"
 
 namespace lathe::nn {
@@ -200,9 +199,9 @@ void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
     Tensor slice = out.narrow(1, first, count);
     const Tensor transposed = panel(first, count, compute).t();
     if (slice.scalar_type() == compute) {
-      at::mm_out(slice, input, transposed);
+      gemm_out(slice, input, transposed);
     } else {
-      slice.copy_(at::mm(input, transposed));
+      slice.copy_(gemm(input, transposed));
     }
   }
 }
@@ -218,14 +217,14 @@ void NF4LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool ac
     const int64_t count = std::min(step, out_features() - first);
     const Tensor part = input.narrow(1, first, count), values = panel(first, count, compute);
     if (direct && (accumulate || first > 0)) {
-      sum.addmm_(part, values);
+      gemm_add(sum, part, values);
     } else if (direct) {
-      at::mm_out(sum, part, values);
+      gemm_out(sum, part, values);
     } else if (!sum.defined()) {
-      sum = at::mm(part, values);
+      sum = gemm(part, values);
       if (compute != at::kDouble) sum = sum.to(at::kFloat);
     } else {
-      sum.add_(at::mm(part, values));
+      sum.add_(gemm(part, values));
     }
   }
   if (!direct) accumulate ? dx.add_(sum) : dx.copy_(sum);

@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "lathe/nn/sgemm.h"
+#include "lathe/nn/gemm.h"
 
 namespace lathe::train {
 

@@ -19,6 +19,7 @@
 #include "lathe/config/bind.h"
 #include "lathe/cost/plan.h"
 #include "lathe/data/windows.h"
+#include "lathe/nn/gemm.h"
 #include "lathe/nn/kernels.h"
 #include "lathe/report/event_writer.h"
 #include "lathe/train/checkpoint_writer.h"
@@ -66,7 +67,8 @@ std::string hex(uint64_t value) {
 // What decides the bits beside recipe and data.
 std::string environment_text() {
   return std::string("LibTorch ") + TORCH_VERSION + ", " + at::get_cpu_capability() + ", kernels " +
-         nn::kernels::chosen_target() + ", " + std::to_string(at::get_num_threads()) + " threads";
+         nn::kernels::chosen_target() + ", products " + (nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL") + ", " +
+         std::to_string(at::get_num_threads()) + " threads";
 }
 
 std::vector<std::pair<std::string, at::Tensor>> copies(const optim::NamedTensors& tensors) {

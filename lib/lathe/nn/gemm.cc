@@ -1,0 +1,97 @@
+#include "lathe/nn/gemm.h"
+
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/record_function.h>
+#include <dnnl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <utility>
+
+#include "lathe/base/processor.h"
+
+// Exported by libtorch_cpu; the C interfaces to it are not.
+extern "C" void sgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n, const int* k,
+                       const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
+                       const float* beta, float* c, const int* ldc);
+
+namespace lathe::nn {
+namespace {
+
+using at::Tensor;
+
+std::atomic<bool> counting{false};
+std::atomic<int64_t> counted{0};
+
+// The matrix as sgemm takes it; nothing when neither its rows nor its columns lie whole.
+std::optional<SgemmOperand> operand(const Tensor& matrix) {
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  const float* data = matrix.const_data_ptr<float>();
+  if (matrix.stride(1) == 1 && matrix.stride(0) >= columns) return SgemmOperand{data, matrix.stride(0), false};
+  if (matrix.stride(0) == 1 && matrix.stride(1) >= rows) return SgemmOperand{data, matrix.stride(1), true};
+  return std::nullopt;
+}
+
+// out = alpha a b + beta out, where oneDNN is to do it and can.
+bool onednn_gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, float beta) {
+  if (!uses_onednn(out.scalar_type()) || a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat) return false;
+  if (at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad() || out.requires_grad())) return false;
+  if (out.numel() == 0 || a.size(1) == 0) return false;
+  const auto left = operand(a), right = operand(b), result = operand(out);
+  if (!left || !right || !result || result->transposed) return false;
+  RECORD_FUNCTION("lathe::gemm", (std::vector<c10::IValue>{a, b}));
+  sgemm({out.size(0), out.size(1), a.size(1), static_cast<float>(alpha), beta}, *left, *right, out.data_ptr<float>(),
+        result->stride);
+  return true;
+}
+
+}  // namespace
+
+bool uses_onednn(at::ScalarType type) {
+  static const bool is_faster = has_avx512() && !is_intel();
+  return is_faster && type == at::kFloat && at::globalContext().userEnabledMkldnn();
+}
+
+Tensor gemm(const Tensor& a, const Tensor& b) {
+  if (!uses_onednn(a.scalar_type())) return at::mm(a, b);
+  Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+  gemm_out(out, a, b);
+  return out;
+}
+
+void gemm_out(Tensor out, const Tensor& a, const Tensor& b) {
+  if (!onednn_gemm(out, a, b, 1, 0)) at::mm_out(out, a, b);
+}
+
+void gemm_add(Tensor out, const Tensor& a, const Tensor& b, double alpha) {
+  if (!onednn_gemm(out, a, b, alpha, 1)) out.addmm_(a, b, 1, alpha);
+}
+
+void sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
+  if (shape.rows == 0 || shape.columns == 0) return;
+  const char trans_a = a.transposed ? 'T' : 'N', trans_b = b.transposed ? 'T' : 'N';
+  count_flops(2 * shape.rows * shape.columns * shape.inner);
+  if (uses_onednn(at::kFloat)) {
+    const auto status = dnnl_sgemm(trans_a, trans_b, shape.rows, shape.columns, shape.inner, shape.alpha, a.data,
+                                   a.stride, b.data, b.stride, shape.beta, c, c_stride);
+    if (status == dnnl_success) return;
+  }
+  // BLAS is column-major: C row-major = A B is Cᵀ = Bᵀ Aᵀ there.
+  const int m = static_cast<int>(shape.columns), n = static_cast<int>(shape.rows), k = static_cast<int>(shape.inner);
+  const int lda = static_cast<int>(b.stride), ldb = static_cast<int>(a.stride), ldc = static_cast<int>(c_stride);
+  sgemm_(&trans_b, &trans_a, &m, &n, &k, &shape.alpha, b.data, &lda, a.data, &ldb, &shape.beta, c, &ldc);
+}
+
+void count_flops(int64_t flops) {
+  if (counting.load(std::memory_order_relaxed)) counted.fetch_add(flops, std::memory_order_relaxed);
+}
+
+void set_counting_flops(bool on) { counting.store(on, std::memory_order_relaxed); }
+
+int64_t counted_flops() { return counted.load(std::memory_order_relaxed); }
+
+}  // namespace lathe::nn

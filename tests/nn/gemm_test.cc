@@ -1,0 +1,97 @@
+#include "lathe/nn/gemm.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
+
+#include "tensor_expect.h"
+
+namespace lathe::nn {
+namespace {
+
+using at::Tensor;
+using testing::expect_close;
+using testing::expect_identical;
+using testing::ramp;
+
+// A [rows, columns] as it comes: whole, transposed, a column range, a row range or neither rows nor columns whole.
+Tensor laid_out(int layout, int64_t rows, int64_t columns, double scale) {
+  switch (layout) {
+    case 0:
+      return ramp({rows, columns}, scale);
+    case 1:
+      return ramp({columns, rows}, scale).t();
+    case 2:
+      return ramp({rows, columns + 7}, scale).narrow(1, 3, columns);
+    case 3:
+      return ramp({rows + 2, columns}, scale).narrow(0, 1, rows);
+    default:
+      return ramp({rows, 2 * columns}, scale).view({rows, columns, 2}).select(2, 1);
+  }
+}
+
+struct GemmTest : ::testing::TestWithParam<bool> {
+  GemmTest() : before_(at::globalContext().userEnabledMkldnn()) {
+    at::globalContext().setUserEnabledMkldnn(GetParam());
+  }
+  ~GemmTest() override { at::globalContext().setUserEnabledMkldnn(before_); }
+  bool before_;
+};
+
+TEST_P(GemmTest, EqualsTheProductInDoubleForEveryLayout) {
+  for (const auto& [m, k, n] :
+       {std::array<int64_t, 3>{1, 5, 3}, {7, 1, 9}, {33, 70, 65}, {130, 64, 16}, {3, 384, 384}}) {
+    for (int left = 0; left < 5; ++left) {
+      for (int right = 0; right < 5; ++right) {
+        const Tensor a = laid_out(left, m, k, 0.7), b = laid_out(right, k, n, 1.1);
+        const double atol = 1.2e-7 * static_cast<double>(k);  // of sums of k terms up to 1
+        const Tensor expected = at::mm(a.to(at::kDouble), b.to(at::kDouble));
+        expect_close(gemm(a, b).to(at::kDouble), expected, 1e-6, atol);
+        Tensor wide = at::full({m, n + 4}, NAN), out = wide.narrow(1, 2, n);
+        gemm_out(out, a, b);
+        expect_close(out.to(at::kDouble), expected, 1e-6, atol);
+        gemm_add(out, a, b, 0.5);
+        expect_close(out.to(at::kDouble), 1.5 * expected, 1e-6, atol);
+        EXPECT_EQ(wide.isnan().sum().item<int64_t>(), 4 * m) << "the columns beside are not touched";
+      }
+    }
+  }
+}
+
+TEST_P(GemmTest, MultipliesNothing) {
+  EXPECT_EQ(gemm(at::empty({0, 4}), ramp({4, 3}, 1)).numel(), 0);
+  expect_identical(gemm(at::empty({2, 0}), at::empty({0, 3})), at::zeros({2, 3}));
+  Tensor sum = ramp({2, 3}, 1);
+  gemm_add(sum, at::empty({2, 0}), at::empty({0, 3}));
+  expect_identical(sum, ramp({2, 3}, 1));
+}
+
+TEST_P(GemmTest, KeepsOtherTypesToATen) {
+  const Tensor a = ramp({40, 50}, 1).to(at::kDouble), b = ramp({50, 60}, 2).to(at::kDouble);
+  expect_identical(gemm(a, b), at::mm(a, b));
+}
+
+TEST_P(GemmTest, GivesTheSameBitsInsideAParallelRegion) {
+  const Tensor a = ramp({64, 96}, 1), b = ramp({96, 80}, 2);
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const Tensor alone = gemm(a, b);
+  at::set_num_threads(2);
+  Tensor out = at::empty({2, 64, 80});
+  at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      sgemm({64, 80, 96, 1, 0}, {a.const_data_ptr<float>(), 96, false}, {b.const_data_ptr<float>(), 80, false},
+            out.data_ptr<float>() + i * 64 * 80, 80);
+    }
+  });
+  at::set_num_threads(threads);
+  expect_identical(out[0], alone);
+  expect_identical(out[1], alone);
+}
+
+INSTANTIATE_TEST_SUITE_P(OneDnnAllowed, GemmTest, ::testing::Bool());
+
+}  // namespace
+}  // namespace lathe::nn
