@@ -1,0 +1,83 @@
+"""What a training run must survive: a second signal, closed output, too little memory. Whatever it was, --resume goes on.
+
+    LATHE=build/release/bin/lathe LATHE_FAIL_CALL=.../libfail_call.so python3 tests/apps/robustness.py
+"""
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+import small_model
+
+LATHE, FAIL_CALL = os.environ["LATHE"], os.environ["LATHE_FAIL_CALL"]
+ENDLESS = ["~training.epochs", "training.max_steps=1000000", "training.checkpoint_every_steps=5"]
+
+
+class RobustnessTest(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory(prefix="lathe-robustness-")
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        small_model.write_small_run(self.folder)
+        self.run_directory = os.path.join(self.folder, "run")
+
+    def command(self, *words):
+        return [LATHE, "train", os.path.join(self.folder, "recipe.yaml"), *words]
+
+    def wait_for_step(self, step):
+        path, deadline = os.path.join(self.run_directory, "metrics.jsonl"), time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if os.path.exists(path):
+                with open(path) as file:
+                    if sum(1 for _ in file) > step:
+                        return
+            time.sleep(0.01)
+        self.fail(f"step {step} was not reached")
+
+    def last_checkpoint(self):
+        return max(int(name.split("-")[1]) for name in os.listdir(os.path.join(self.run_directory, "checkpoints")) if name[5:].isdigit())
+
+    def assert_resumes(self):
+        steps = self.last_checkpoint() + 3
+        done = subprocess.run(self.command("~training.epochs", f"training.max_steps={steps}", "training.checkpoint_every_steps=5", "--resume"),
+                              capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with open(os.path.join(self.run_directory, "metrics.jsonl")) as file:
+            trained = [line["step"] for line in map(json.loads, file) if "loss" in line]
+        self.assertEqual(trained, list(range(1, steps + 1)))
+
+    def test_second_signal_ends_it_at_once_and_harms_nothing(self):
+        process = subprocess.Popen(self.command(*ENDLESS), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.wait_for_step(12)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        self.assertIn(process.wait(60), (128 + signal.SIGINT, 128 + signal.SIGTERM))
+        self.assert_resumes()
+
+    def test_closed_output_does_not_stop_training(self):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        subprocess.run(self.command("output.log_every_steps=1"), stdout=write_end, stderr=write_end, timeout=120)
+        os.close(write_end)
+        self.assertTrue(os.path.exists(os.path.join(self.run_directory, "adapter", "adapter_model.safetensors")))
+
+    def test_full_output_does_not_stop_training(self):
+        with open("/dev/full", "w") as full:
+            subprocess.run(self.command("output.log_every_steps=1"), stdout=full, stderr=full, timeout=120)
+        self.assertTrue(os.path.exists(os.path.join(self.run_directory, "adapter", "adapter_model.safetensors")))
+
+    def test_failed_allocation_is_one_line_and_loses_nothing(self):
+        done = subprocess.run(self.command(*ENDLESS), capture_output=True, text=True, timeout=120,
+                              env={**os.environ, "LD_PRELOAD": FAIL_CALL, "LATHE_FAIL_ALLOCATION": "20000"})
+        self.assertEqual(done.returncode, 4, done.stderr)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        self.assertEqual(len(errors), 1, done.stderr)
+        self.assertIn("not enough memory", errors[0])
+        self.assert_resumes()
+
+
+if __name__ == "__main__":
+    unittest.main()
