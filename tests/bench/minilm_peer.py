@@ -1,4 +1,7 @@
-"""The same step as minilm_step.cc by transformers + PEFT: minilm_peer.py MODEL ROWS.jsonl STEPS [DROPOUT]"""
+"""The same step as minilm_step.cc by transformers + PEFT: minilm_peer.py MODEL ROWS.jsonl STEPS [DROPOUT]
+
+ROWS hold "input_ids", or "text" that is tokenised first, to 128 tokens at most.
+"""
 import json
 import os
 import resource
@@ -11,13 +14,19 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import BertForSequenceClassification
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 model_path, rows_path, steps, *dropout = sys.argv[1:]
 rows = [json.loads(line) for line in open(rows_path)]
-input_ids = torch.tensor([row["input_ids"] for row in rows])
-labels = torch.tensor([int(row["label"]) for row in rows])
-mask = torch.ones_like(input_ids)
+if "text" in rows[0]:
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    batch = tokenizer([row["text"] for row in rows], padding=True, truncation=True, max_length=128, return_tensors="pt")
+    input_ids, mask = batch["input_ids"], batch["attention_mask"]
+else:
+    input_ids = torch.tensor([row["input_ids"] for row in rows])
+    mask = torch.ones_like(input_ids)
+names = sorted({row["label"] for row in rows})
+labels = torch.tensor([names.index(row["label"]) for row in rows])
 rates = dict(hidden_dropout_prob=float(dropout[0]), attention_probs_dropout_prob=float(dropout[0])) if dropout else {}
 torch.manual_seed(0)
 model = BertForSequenceClassification.from_pretrained(model_path, num_labels=2, **rates)
