@@ -24,20 +24,20 @@ void add_column(Chart& chart, const MetricTable& table, const std::string& colum
   chart.curves.push_back(std::move(curve));
 }
 
-Chart loss_chart(const std::vector<Run>& runs) {
-  Chart chart{.id = "loss", .title = "Training loss", .y_label = "loss"};
+// Each step faint, with its exponential mean over it.
+Chart smoothed_chart(const std::vector<Run>& runs, const std::string& column, Chart chart) {
   double longest = 0;
   for (const Run& run : runs) longest = std::max(longest, static_cast<double>(run.steps.step.size()));
   const double span = std::clamp(std::round(longest / 25), 5.0, 500.0);
   for (size_t i = 0; i < runs.size(); ++i)
-    add_column(chart, runs[i].steps, "loss", {.label = "loss", .run = i, .kind = Kind::Raw});
+    add_column(chart, runs[i].steps, column, {.label = chart.y_label, .run = i, .kind = Kind::Raw});
   for (size_t i = 0; i < runs.size(); ++i) {
-    const std::vector<double>* loss = runs[i].steps.find("loss");
-    if (!has_values(loss)) continue;
+    const std::vector<double>* values = runs[i].steps.find(column);
+    if (!has_values(values)) continue;
     chart.curves.push_back(
-        {"smoothed", i, Kind::Line, thin_out({runs[i].steps.step, smooth(*loss, span)}, kMaxPoints)});
+        {"smoothed", i, Kind::Line, thin_out({runs[i].steps.step, smooth(*values, span)}, kMaxPoints)});
   }
-  chart.note = "Each step, and its exponential mean over " + std::to_string(static_cast<int>(span)) + " steps.";
+  chart.note += " Each step, and its exponential mean over " + std::to_string(static_cast<int>(span)) + " steps.";
   return chart;
 }
 
@@ -117,25 +117,27 @@ std::vector<Chart> measure_charts(const std::vector<Run>& runs) {
 
 std::vector<Chart> make_charts(const std::vector<Run>& runs) {
   std::vector<Chart> charts;
-  charts.push_back(loss_chart(runs));
-  charts.push_back(step_chart(runs, "lr",
-                              {.id = "lr",
-                               .title = "Learning rate",
-                               .note = "As used in each step.",
-                               .y_label = "learning rate",
-                               .from_zero = true}));
-  charts.push_back(step_chart(runs, "grad_norm",
-                              {.id = "grad_norm",
-                               .title = "Gradient norm",
-                               .note = "Of all gradients together, before clipping.",
-                               .y_label = "norm",
-                               .from_zero = true}));
-  charts.push_back(step_chart(runs, "tokens_per_second",
-                              {.id = "throughput",
-                               .title = "Throughput",
-                               .note = "Tokens without padding, by the time of the step.",
-                               .y_label = "tokens per second",
-                               .from_zero = true}));
+  charts.push_back(smoothed_chart(
+      runs, "loss",
+      {.id = "loss", .title = "Training loss", .note = "The mean over the items of the window.", .y_label = "loss"}));
+  charts.push_back(smoothed_chart(runs, "lr",
+                                  {.id = "lr",
+                                   .title = "Learning rate",
+                                   .note = "As used in each step.",
+                                   .y_label = "learning rate",
+                                   .from_zero = true}));
+  charts.push_back(smoothed_chart(runs, "grad_norm",
+                                  {.id = "grad_norm",
+                                   .title = "Gradient norm",
+                                   .note = "Of all gradients together, before clipping.",
+                                   .y_label = "norm",
+                                   .from_zero = true}));
+  charts.push_back(smoothed_chart(runs, "tokens_per_second",
+                                  {.id = "throughput",
+                                   .title = "Throughput",
+                                   .note = "Tokens without padding, by the time of the step.",
+                                   .y_label = "tokens per second",
+                                   .from_zero = true}));
   charts.push_back(memory_chart(runs));
   std::vector<Chart> measures = measure_charts(runs);
   std::move(measures.begin(), measures.end(), std::back_inserter(charts));
