@@ -8,7 +8,7 @@
 add_library(lathe_warnings INTERFACE)
 target_compile_options(lathe_warnings INTERFACE -Wall -Wextra -Wpedantic
   # GCC 12 reports std::string's own concatenation (GCC bug 105651).
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict;-Wno-stringop-overflow;-Wno-array-bounds>
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict;-Wno-stringop-overflow;-Wno-stringop-overread;-Wno-array-bounds>
   $<$<BOOL:${LATHE_DEVELOPER}>:-Werror>)
 
 if(LATHE_TORCH)

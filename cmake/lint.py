@@ -78,8 +78,10 @@ def layering(root, components_file):
                     yield f"{place}: {name} is free of LibTorch but includes {header}"
                 if header.startswith("lathe/") and header.count("/") > 1 and header.split("/")[1] not in allowed:
                     yield f"{place}: {name} may not use {header.split('/')[1]}"
-                if header.startswith("lathe/nn/") is False and name == "nn" and header.startswith(("lathe/recipe/", "lathe/config/")):
+                if name == "nn" and header.startswith(("lathe/recipe/", "lathe/config/")):
                     yield f"{place}: recipes never reach nn"
+                if header.startswith("../") or "/../" in header:
+                    yield f"{place}: name headers from lib, not by {header}"
 
 
 def no_stdout(root, _):
@@ -135,12 +137,12 @@ def self_test(root, _):
                 file.write(text)
             return full
         components = write("components.txt", "base PLAIN\nnn TORCH base\ndata PLAIN base nn\n")
-        write("lib/lathe/base/a.h", '#include "lathe/nn/b.h"\n#include <torch/torch.h>\nusing namespace std;\n// TO' + 'DO\n')
+        write("lib/lathe/base/a.h", '#include "lathe/nn/b.h"\n#include <torch/torch.h>\n#include "../nn/b.h"\nusing namespace std;\n// TO' + 'DO\n')
         write("lib/lathe/base/a.cc", "void f() { std::cout << 1; }\n" + "\n" * MAX_LINES)
         write("lib/lathe/stray/c.cc", "int x;\n")
         write("lib/lathe/nn/b.cc", "int y;\n")
         found = "\n".join([*layering(folder, components), *no_stdout(folder, None), *style(folder, None)])
-        for expected in ("base may not use nn", "is free of LibTorch but includes", "a folder that", "data: needs no LibTorch but", "never prints",
+        for expected in ("base may not use nn", "name headers from lib", "is free of LibTorch but includes", "a folder that", "data: needs no LibTorch but", "never prints",
                          "no #pragma once", "without a docstring", "using namespace", "unfinished", "lines, at most"):
             if expected not in found:
                 yield f"cmake/lint.py: no rule reports {expected!r}"

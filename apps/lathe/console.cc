@@ -31,7 +31,7 @@ void keep_standard_descriptors() {
 
 void require_absent(const std::string& path) {
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) return;
   throw Error(ErrorKind::Config,
               Diagnostic{path, 0, 0, "", "exists already", "choose another name: nothing is overwritten"});
 }

@@ -106,9 +106,11 @@ TEST(Load, RefusesMissingForeignAndMisshapenTensorsAllAtOnce) {
   const TemporaryDirectory directory;
   AdaptedBert bert(directory);
   std::filesystem::create_directory(directory / "adapter");
+  save((directory / "adapter").string(), *bert.model, bert.config, {});
   io::NamedTensors tensors;
-  for (const auto& [name, parameter] : trainable_parameters(*bert.model))
-    tensors.emplace_back("base_model.model." + name, parameter.detach());
+  for (const auto& [name, parameter] : trainable_parameters(*bert.model)) {
+    if (name != "classifier.bias") tensors.emplace_back("base_model.model." + name, parameter.detach());
+  }
   tensors[0].second = testing::ramp({4, 16});  // another rank
   tensors.erase(tensors.begin() + 3);          // a B
   tensors.emplace_back("base_model.model.bert.lm_head.weight", testing::ramp({2}));
@@ -117,6 +119,7 @@ TEST(Load, RefusesMissingForeignAndMisshapenTensorsAllAtOnce) {
       error_text(ErrorKind::Data, [&] { load((directory / "adapter").string(), *bert.model, bert.saved); });
   EXPECT_THAT(text, HasSubstr("layer.0.attention.self.query.lora_A.weight: has another shape"));
   EXPECT_THAT(text, HasSubstr("layer.1.attention.self.query.lora_B.weight: is missing"));
+  EXPECT_THAT(text, HasSubstr("classifier.bias: is missing")) << "modules_to_save names the classifier";
   EXPECT_THAT(text, HasSubstr("bert.lm_head.weight: belongs to no adapted module"));
 }
 

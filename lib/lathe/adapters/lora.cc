@@ -35,6 +35,17 @@ bool is_inside(const std::string& parameter, const std::vector<std::string>& mod
                      [&](const std::string& path) { return parameter.starts_with(path + "."); });
 }
 
+// Of the paths of modules those that one of the names stands for.
+std::vector<std::string> paths_named(const std::vector<std::string>& paths, const std::vector<std::string>& names) {
+  std::vector<std::string> found;
+  for (const std::string& path : paths) {
+    if (std::any_of(names.begin(), names.end(),
+                    [&](const auto& name) { return arch::matches_module_name(path, name); }))
+      found.push_back(path);
+  }
+  return found;
+}
+
 }  // namespace
 
 void attach(torch::nn::Module& model, const std::vector<arch::Target>& targets, const formats::AdapterConfig& config) {
@@ -127,13 +138,14 @@ void load(const std::string& directory, torch::nn::Module& model, const std::vec
   const io::TensorFile file(path);
   std::map<std::string, Tensor> tensors;
   for (auto& [name, tensor] : file.tensors()) tensors[name] = tensor;
+  const auto promised = paths_named(saved_modules, formats::read_adapter_config(directory).modules_to_save);
   std::vector<Diagnostic> mistakes;
   for (auto& item : model.named_parameters()) {
-    const bool adapter = is_adapter_parameter(item.key());
-    if (!adapter && !is_inside(item.key(), saved_modules)) continue;
+    const bool required = is_adapter_parameter(item.key()) || is_inside(item.key(), promised);
+    if (!required && !is_inside(item.key(), saved_modules)) continue;
     const auto found = tensors.find(kPeftPrefix + item.key());
     if (found == tensors.end()) {
-      if (adapter) mistakes.push_back({path, 0, 0, kPeftPrefix + item.key(), "is missing", ""});
+      if (required) mistakes.push_back({path, 0, 0, kPeftPrefix + item.key(), "is missing", ""});
       continue;
     }
     const Tensor tensor = found->second;

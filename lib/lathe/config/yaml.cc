@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <sstream>
+#include <utility>
 
 #include "lathe/base/error.h"
 #include "lathe/base/files.h"
@@ -79,7 +80,7 @@ class TreeBuilder : public YAML::EventHandler {
     add(mark, "?", anchor, YamlNode::Kind::Scalar, "");
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
-    complain(mark, "aliases are not allowed", "write the value out");
+    complain_about_alias(mark);
     add(mark, "?", 0, YamlNode::Kind::Scalar, "");
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -104,6 +105,12 @@ class TreeBuilder : public YAML::EventHandler {
     YamlNode::Member pending;
   };
 
+  // The first only: a bomb of aliases is one mistake.
+  void complain_about_alias(const YAML::Mark& mark) {
+    if (!std::exchange(has_aliases_, true))
+      complain(mark, "anchors and aliases are not allowed", "write the values out");
+  }
+
   void complain(const YAML::Mark& mark, std::string problem, std::string hint) {
     mistakes.push_back({file_, mark.line + 1, mark.column + 1, "", std::move(problem), std::move(hint)});
   }
@@ -111,7 +118,7 @@ class TreeBuilder : public YAML::EventHandler {
   // Puts a node where the parser is: the root, the next item or the value of the last key. A key is no node: null.
   YamlNode* add(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YamlNode::Kind kind,
                 const std::string& value) {
-    if (anchor != 0) complain(mark, "anchors are not allowed", "write the value out");
+    if (anchor != 0) complain_about_alias(mark);
     if (!tag.empty() && tag != "?" && tag != "!") complain(mark, "tags are not allowed", "");
     if (tag == "!" && !is_closed(static_cast<size_t>(mark.pos))) complain(mark, "quotes without their end", "");
     YamlNode node;
@@ -170,6 +177,7 @@ class TreeBuilder : public YAML::EventHandler {
 
   std::string file_;
   std::string_view text_;
+  bool has_aliases_ = false;
   std::vector<Level> levels_;
 };
 

@@ -76,7 +76,7 @@ void for_each_json_line(const std::string& path, Mistakes& mistakes,
 std::string read_label(const JsonObject& line, const std::string& field) {
   const Json* value = line.find(field);
   if (value != nullptr && value->is_string()) return value->get<std::string>();
-  if (value != nullptr && value->is_number_integer()) return std::to_string(value->get<int64_t>());
+  if (value != nullptr && value->is_number_integer()) return value->dump();
   throw line.error(field,
                    Diagnostic::expected("a string or an integer", value == nullptr ? "nothing" : describe(*value)));
 }
