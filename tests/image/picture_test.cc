@@ -69,7 +69,7 @@ TEST(Decode, ReadsWhatEncodePngWrote) {
 }
 
 TEST(Decode, RefusesWhatIsNoPicture) {
-  EXPECT_EQ(refusal(""), "f: is empty (convert it to one of them)");
+  EXPECT_EQ(refusal(""), "f: is empty");
   EXPECT_EQ(refusal("GIF89a"), "f: is neither PNG nor JPEG (convert it to one of them)");
   EXPECT_THAT(refusal("\x89PNG\r\n\x1A\n"), HasSubstr("f: damaged PNG: the file ends too early"));
   EXPECT_THAT(refusal("\xFF\xD8\xFF\xE0"), HasSubstr("f: damaged JPEG: "));
