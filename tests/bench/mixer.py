@@ -43,20 +43,23 @@ def main():
         batch = os.path.join(folder, "batch.safetensors")
         save_file({"pixel_values": torch.randn(args.batch, 3, 224, 224), "labels": torch.arange(args.batch) % 10}, batch)
         seconds = lambda result: statistics.median(result[key][1:])  # the first step warms caches and allocators
+        commands = {job: [args.step, folder, batch, "-", str(args.steps), *(("none", job) if job == "bfloat16" else (job, "float32"))] for job in args.jobs}
+        peer_of = {job: "timm bfloat16" if job == "bfloat16" else "timm float32" for job in args.jobs}
+        for peer in peer_of.values():
+            commands[peer] = [sys.executable, os.path.join(HERE, "mixer_peer.py"), folder, batch, str(args.steps), peer.split()[1]]
+        rounds = []
+        for number in range(args.pairs):
+            rounds.append({name: run(commands[name], threads) for name in (list(commands) if number % 2 == 0 else reversed(list(commands)))})
         for job in args.jobs:
-            dtype, policy = ("bfloat16", "none") if job == "bfloat16" else ("float32", job)
-            commands = {"ours": [args.step, folder, batch, "-", str(args.steps), policy, dtype],
-                        "peer": [sys.executable, os.path.join(HERE, "mixer_peer.py"), folder, batch, str(args.steps), dtype]}
-            ratios, kept = [], []
-            for pair in range(args.pairs):
-                results = {who: run(commands[who], threads) for who in (("ours", "peer") if pair % 2 == 0 else ("peer", "ours"))}
-                ratios.append(seconds(results["peer"]) / seconds(results["ours"]))
-                kept.append(results)
-            middle = lambda who, value: statistics.median(value(result[who]) for result in kept)
-            peaks = [middle(who, lambda result: result["peak_rss_mib"]) for who in ("ours", "peer")]
-            print(json.dumps({"model": args.model, "batch": args.batch, "job": job, "measure": key, "threads": threads, "ratio": round(statistics.median(ratios), 3),
-                              "ratios": [round(ratio, 3) for ratio in ratios], "ours_s": round(middle("ours", seconds), 3), "peer_s": round(middle("peer", seconds), 3),
-                              "peak_rss_mib": peaks, "memory_ratio": round(peaks[0] / peaks[1], 3)}), flush=True)
+            ratios = [seconds(results[peer_of[job]]) / seconds(results[job]) for results in rounds]
+            middle = lambda name, value: statistics.median(value(results[name]) for results in rounds)
+            peaks = [middle(name, lambda result: result["peak_rss_mib"]) for name in (job, peer_of[job])]
+            line = {"model": args.model, "batch": args.batch, "job": job, "measure": key, "threads": threads, "ratio": round(statistics.median(ratios), 3),
+                    "ratios": [round(ratio, 3) for ratio in ratios], "ours_s": round(middle(job, seconds), 3), "peer_s": round(middle(peer_of[job], seconds), 3),
+                    "peak_rss_mib": peaks, "memory_ratio": round(peaks[0] / peaks[1], 3)}
+            if job == "elementwise" and "none" in args.jobs:
+                line["over_none"] = round(statistics.median(seconds(results[job]) / seconds(results["none"]) for results in rounds), 3)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 // A Mixer block beside attention blocks of the same width, at one length of the sequence: prints one JSON line with the
-// seconds of a forward and a backward pass, the bytes kept between them, and the FLOPs of mixing along the sequence.
+// own CPU seconds of a forward and a backward pass, the bytes kept between them, and the FLOPs of mixing along the
+// sequence.
 //   mixer_length mixer | attention | attention_stored LENGTH [REPEATS]
 // Fixed are the width (512), d_s (512), d_c (2048) and 8 heads. `attention` recomputes its scores in backward,
 // `attention_stored` keeps them, as autograd does with plain operators.
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <string>
 
 #include "lathe/nn/attention.h"
@@ -66,12 +68,12 @@ Measured measure(const Tensor& x, int repeats, Forward&& forward) {
   Measured measured;
   for (int i = 0; i <= repeats; ++i) {
     const int64_t before = train::MemoryMeter::live_bytes();
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     const Tensor y = forward(x);
     measured.kept_bytes = train::MemoryMeter::live_bytes() - before;
     y.backward(at::ones_like(y));
     if (i > 0)  // the first one warms up
-      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      seconds.push_back(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
   }
   std::nth_element(seconds.begin(), seconds.begin() + repeats / 2, seconds.end());
   measured.seconds = seconds[static_cast<size_t>(repeats) / 2];
