@@ -46,9 +46,26 @@ quant::Float float_of(at::ScalarType type) {
   return type == at::kHalf ? quant::Float::F16 : quant::Float::F32;
 }
 
-int64_t panel_rows(int64_t rows, int64_t columns, at::ScalarType type) {
-  const int64_t fitting = kPanelBytes / (columns * static_cast<int64_t>(c10::elementSize(type)));
-  return std::clamp<int64_t>(fitting / 16 * 16, 16, std::max<int64_t>(rows, 16));
+// What dequantize() writes for a type of the computation.
+at::ScalarType decoded_type(at::ScalarType compute) {
+  return compute == at::kBFloat16 || compute == at::kHalf ? compute : at::kFloat;
+}
+
+// How many of `count` rows, or columns, of `length` values each a panel holds.
+int64_t panel_size(int64_t count, int64_t length, at::ScalarType type) {
+  const int64_t fitting = kPanelBytes / (length * static_cast<int64_t>(c10::elementSize(type)));
+  return std::clamp<int64_t>(fitting / 64 * 64, 64, std::max<int64_t>(count, 64));
+}
+
+// out = or += a b, in the type of a and b.
+void multiply(const Tensor& a, const Tensor& b, Tensor out, bool accumulate) {
+  if (out.scalar_type() == a.scalar_type()) {
+    accumulate ? gemm_add(out, a, b) : gemm_out(out, a, b);
+  } else if (accumulate) {
+    out.add_(gemm(a, b));
+  } else {
+    out.copy_(gemm(a, b));
+  }
 }
 
 }  // namespace
@@ -165,11 +182,24 @@ void NF4LinearImpl::decode(int64_t first, int64_t count, const Tensor& out) cons
   });
 }
 
-Tensor NF4LinearImpl::panel(int64_t first, int64_t count, at::ScalarType compute) const {
-  const bool half = compute == at::kBFloat16 || compute == at::kHalf;
-  const Tensor values = at::empty({count, in_features()}, half ? compute : at::kFloat);
+Tensor NF4LinearImpl::row_panel(int64_t first, int64_t count, at::ScalarType compute) const {
+  const Tensor values = at::empty({count, in_features()}, decoded_type(compute));
   decode(first, count, values);
-  return half || compute == at::kFloat ? values : values.to(compute);
+  return values.to(compute);
+}
+
+Tensor NF4LinearImpl::column_panel(int64_t first, int64_t count, at::ScalarType compute) const {
+  const Tensor values = at::empty({out_features(), count}, decoded_type(compute));
+  const quant::Packed packed = view();
+  auto* data = static_cast<char*>(values.data_ptr());
+  const int64_t row_bytes = count * static_cast<int64_t>(values.element_size());
+  at::parallel_for(0, out_features(), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * in_features() + first;
+      quant::dequantize(packed, at, at + count, float_of(values.scalar_type()), data + row * row_bytes);
+    }
+  });
+  return values.to(compute);
 }
 
 void NF4LinearImpl::few_rows(const Tensor& x, Tensor out) const {
@@ -193,41 +223,23 @@ void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
   if (x.size(0) == 0) return;
   if (x.size(0) <= quant::kMaxRows && (compute == at::kFloat || compute == at::kBFloat16)) return few_rows(x, out);
   const Tensor input = x.to(compute);
-  const int64_t step = panel_rows(out_features(), in_features(), compute);
+  const int64_t step = panel_size(out_features(), in_features(), compute);
   for (int64_t first = 0; first < out_features(); first += step) {
     const int64_t count = std::min(step, out_features() - first);
-    Tensor slice = out.narrow(1, first, count);
-    const Tensor transposed = panel(first, count, compute).t();
-    if (slice.scalar_type() == compute) {
-      gemm_out(slice, input, transposed);
-    } else {
-      slice.copy_(gemm(input, transposed));
-    }
+    multiply(input, row_panel(first, count, compute).t(), out.narrow(1, first, count), /*accumulate=*/false);
   }
 }
 
 void NF4LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const {
   const at::ScalarType compute = compute_type(grad);
+  if (grad.size(0) == 0) return;
   const Tensor input = grad.to(compute);
-  const int64_t step = panel_rows(out_features(), in_features(), compute);
-  // A sum over panels: in float32 also for narrower types, rounded once.
-  const bool direct = dx.scalar_type() == at::kFloat && compute == at::kFloat;
-  Tensor sum = direct ? dx : Tensor();
-  for (int64_t first = 0; first < out_features(); first += step) {
-    const int64_t count = std::min(step, out_features() - first);
-    const Tensor part = input.narrow(1, first, count), values = panel(first, count, compute);
-    if (direct && (accumulate || first > 0)) {
-      gemm_add(sum, part, values);
-    } else if (direct) {
-      gemm_out(sum, part, values);
-    } else if (!sum.defined()) {
-      sum = gemm(part, values);
-      if (compute != at::kDouble) sum = sum.to(at::kFloat);
-    } else {
-      sum.add_(gemm(part, values));
-    }
+  // By columns of Ŵ: no sum goes over panels, and each is rounded once.
+  const int64_t step = panel_size(in_features(), out_features(), compute);
+  for (int64_t first = 0; first < in_features(); first += step) {
+    const int64_t count = std::min(step, in_features() - first);
+    multiply(input, column_panel(first, count, compute), dx.narrow(1, first, count), accumulate);
   }
-  if (!direct) accumulate ? dx.add_(sum) : dx.copy_(sum);
 }
 
 Tensor NF4LinearImpl::product(const Tensor& x) {
@@ -239,7 +251,7 @@ Tensor NF4LinearImpl::product(const Tensor& x) {
   return NF4Product::apply(x.reshape({-1, in_features()}), self).view(shape);
 }
 
-Tensor NF4LinearImpl::dense_weight() const { return panel(0, out_features(), at::kFloat); }
+Tensor NF4LinearImpl::dense_weight() const { return row_panel(0, out_features(), at::kFloat); }
 
 void NF4LinearImpl::pretty_print(std::ostream& stream) const {
   stream << "lathe::nn::NF4Linear(in_features=" << in_features() << ", out_features=" << out_features()

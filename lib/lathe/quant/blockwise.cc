@@ -36,7 +36,8 @@ void widen(Float dtype, const void* x, int64_t begin, int64_t n, float* out) {
   std::fill(out + n, out + (n + kChunk - 1) / kChunk * kChunk, 0.0f);
 }
 
-// The largest magnitude by its bits, in whose order infinities and NaN come last.
+// The largest magnitude by its bits, in whose order infinities and NaN come
+// last.
 uint32_t largest_bits(const float* x, int64_t n) {
   const F d;
   const I di;
@@ -105,123 +106,116 @@ int64_t quantize(QuantType type, Float dtype, const void* x, int64_t num_element
   return -1;
 }
 
-// Both tables decode 32 codes from 16 bytes at a time, and the rest one by one.
-class Table32 {
- public:
+// What a decoded value is stored as: one rounding of code · scale. On AVX-512
+// the same for sixteen at a time.
+struct AsFloat {
   using Element = float;
-  explicit Table32(const std::array<float, 16>& values) : values_(values) {
+  static Element round(float v) { return v; }
 #if HWY_TARGET <= HWY_AVX3
-    table_ = _mm512_loadu_ps(values_.data());
-#elif HWY_TARGET != HWY_SCALAR
-    for (size_t byte = 0; byte < 4; ++byte) {
-      std::array<uint8_t, 16> column{};
-      for (size_t i = 0; i < 16; ++i)
-        column[i] = static_cast<uint8_t>(std::bit_cast<uint32_t>(values_[i]) >> (8 * byte));
-      planes_[byte] = hn::LoadU(Bytes(), column.data());
-    }
+  static __m512i round(__m512 v) { return _mm512_castps_si512(v); }
 #endif
-  }
-  HWY_INLINE float value(uint8_t code) const { return values_[code]; }
-
-#if HWY_TARGET <= HWY_AVX3
-  HWY_INLINE void decode32(const uint8_t* codes, float* out) const {
-    const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    const __m512 even = _mm512_permutexvar_ps(_mm512_srli_epi32(low, 4), table_);
-    const __m512 odd = _mm512_permutexvar_ps(low, table_);  // of an index only four bits count
-    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    _mm512_storeu_ps(out, _mm512_permutex2var_ps(even, first, odd));
-    _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(even, second, odd));
-  }
-
- private:
-  __m512 table_;
-#elif HWY_TARGET == HWY_SCALAR
-  HWY_INLINE void decode32(const uint8_t* codes, float* out) const {
-    for (int i = 0; i < 16; ++i) {
-      out[2 * i] = value(static_cast<uint8_t>(codes[i] >> 4));
-      out[2 * i + 1] = value(codes[i] & 0x0F);
-    }
-  }
-
- private:
-#else
-  HWY_INLINE void decode32(const uint8_t* codes, float* out) const {
-    const auto packed = hn::LoadU(Bytes(), codes);
-    const auto high =
-        hn::And(hn::BitCast(Bytes(), hn::ShiftRight<4>(hn::BitCast(Words(), packed))), hn::Set(Bytes(), 0x0F));
-    const auto low = hn::And(packed, hn::Set(Bytes(), 0x0F));
-    decode16(hn::InterleaveLower(Bytes(), high, low), out);
-    decode16(hn::InterleaveUpper(Bytes(), high, low), out + 16);
-  }
-
- private:
-  using Bytes = hn::FixedTag<uint8_t, 16>;
-  using Words = hn::FixedTag<uint16_t, 8>;
-
-  template <typename V>
-  HWY_INLINE void decode16(V index, float* out) const {
-    const auto b0 = hn::TableLookupBytes(planes_[0], index), b1 = hn::TableLookupBytes(planes_[1], index);
-    const auto b2 = hn::TableLookupBytes(planes_[2], index), b3 = hn::TableLookupBytes(planes_[3], index);
-    const Words words;
-    const auto low0 = hn::BitCast(words, hn::InterleaveLower(Bytes(), b0, b1));
-    const auto low1 = hn::BitCast(words, hn::InterleaveUpper(Bytes(), b0, b1));
-    const auto high0 = hn::BitCast(words, hn::InterleaveLower(Bytes(), b2, b3));
-    const auto high1 = hn::BitCast(words, hn::InterleaveUpper(Bytes(), b2, b3));
-    const hn::FixedTag<float, 4> d;
-    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(words, low0, high0)), d, out);
-    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(words, low0, high0)), d, out + 4);
-    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(words, low1, high1)), d, out + 8);
-    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(words, low1, high1)), d, out + 12);
-  }
-
-  hn::Vec<Bytes> planes_[4];
-#endif
-  std::array<float, 16> values_;
 };
 
-class Table16 {
- public:
+struct AsBFloat16 {
   using Element = uint16_t;
-  explicit Table16(const std::array<uint16_t, 16>& values) : values_(values) {
+  static Element round(float v) { return to_bfloat16(v); }
 #if HWY_TARGET <= HWY_AVX3
-    const __m256i once = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values_.data()));
-    table_ = _mm512_inserti64x4(_mm512_castsi256_si512(once), once, 1);
+  // To nearest even, in the upper half of each lane; the instruction for it
+  // would flush subnormals.
+  static __m512i round_in_place(__m512 v) {
+    const __m512i bits = _mm512_castps_si512(v),
+                  odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_mask_mov_epi32(sum, nan, _mm512_set1_epi32(0x7FC00000));
+  }
+  static __m256i round(__m512 v) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_in_place(v), 16)); }
+#endif
+};
+
+struct AsFloat16 {
+  using Element = uint16_t;
+  static Element round(float v) { return to_float16(v); }
+#if HWY_TARGET <= HWY_AVX3
+  static __m256i round(__m512 v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#endif
+};
+
+// Rounded to bfloat16, kept in float32.
+struct AsRounded {
+  using Element = float;
+  static Element round(float v) { return from_bfloat16(to_bfloat16(v)); }
+#if HWY_TARGET <= HWY_AVX3
+  static __m512i round(__m512 v) {
+    return _mm512_and_si512(AsBFloat16::round_in_place(v), _mm512_set1_epi32(static_cast<int>(0xFFFF0000)));
+  }
+#endif
+};
+
+// The sixteen values of one block: decodes 32 codes from 16 bytes at a time,
+// and the rest one by one.
+template <typename Form>
+class Table {
+ public:
+  using Element = typename Form::Element;
+
+  Table(const float* book, float scale) : book_(book), scale_(scale) {
+#if HWY_TARGET <= HWY_AVX3
+    const auto values = Form::round(_mm512_mul_ps(_mm512_loadu_ps(book), _mm512_set1_ps(scale)));
+    if constexpr (sizeof(Element) == 4) {
+      table_ = values;
+    } else {
+      table_ = _mm512_inserti64x4(_mm512_castsi256_si512(values), values, 1);
+    }
 #elif HWY_TARGET != HWY_SCALAR
-    for (size_t byte = 0; byte < 2; ++byte) {
+    std::array<Element, 16> values;
+    for (size_t i = 0; i < 16; ++i) values[i] = Form::round(book[i] * scale);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
+    for (size_t byte = 0; byte < sizeof(Element); ++byte) {
       std::array<uint8_t, 16> column{};
-      for (size_t i = 0; i < 16; ++i) column[i] = static_cast<uint8_t>(values_[i] >> (8 * byte));
+      for (size_t i = 0; i < 16; ++i) column[i] = bytes[i * sizeof(Element) + byte];
       planes_[byte] = hn::LoadU(Bytes(), column.data());
     }
 #endif
   }
-  HWY_INLINE uint16_t value(uint8_t code) const { return values_[code]; }
+
+  HWY_INLINE Element value(int code) const { return Form::round(book_[code] * scale_); }
 
 #if HWY_TARGET <= HWY_AVX3
-  HWY_INLINE void decode32(const uint8_t* codes, uint16_t* out) const {
+  HWY_INLINE void decode32(const uint8_t* codes, Element* out) const {
     const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    // The table stands twice, so the fifth bit of an index does not matter and the others need no mask.
-    const __m512i index = _mm512_or_si512(_mm512_srli_epi32(low, 4), _mm512_slli_epi32(low, 16));
-    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table_));
+    if constexpr (sizeof(Element) == 4) {
+      const __m512i even = _mm512_permutexvar_epi32(_mm512_srli_epi32(low, 4), table_);
+      const __m512i odd = _mm512_permutexvar_epi32(low, table_);  // of an index only four bits count
+      const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      _mm512_storeu_si512(out, _mm512_permutex2var_epi32(even, first, odd));
+      _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi32(even, second, odd));
+    } else {
+      // The table stands twice, so the fifth bit of an index does not matter
+      // and the others need no mask.
+      const __m512i index = _mm512_or_si512(_mm512_srli_epi32(low, 4), _mm512_slli_epi32(low, 16));
+      _mm512_storeu_si512(out, _mm512_permutexvar_epi16(index, table_));
+    }
   }
 
  private:
   __m512i table_;
 #elif HWY_TARGET == HWY_SCALAR
-  HWY_INLINE void decode32(const uint8_t* codes, uint16_t* out) const {
+  HWY_INLINE void decode32(const uint8_t* codes, Element* out) const {
     for (int i = 0; i < 16; ++i) {
-      out[2 * i] = value(static_cast<uint8_t>(codes[i] >> 4));
+      out[2 * i] = value(codes[i] >> 4);
       out[2 * i + 1] = value(codes[i] & 0x0F);
     }
   }
 
  private:
 #else
-  HWY_INLINE void decode32(const uint8_t* codes, uint16_t* out) const {
+  HWY_INLINE void decode32(const uint8_t* codes, Element* out) const {
     const auto packed = hn::LoadU(Bytes(), codes);
-    const auto high =
-        hn::And(hn::BitCast(Bytes(), hn::ShiftRight<4>(hn::BitCast(Words(), packed))), hn::Set(Bytes(), 0x0F));
-    const auto low = hn::And(packed, hn::Set(Bytes(), 0x0F));
+    const auto mask = hn::Set(Bytes(), 0x0F);
+    const auto high = hn::And(hn::BitCast(Bytes(), hn::ShiftRight<4>(hn::BitCast(Words(), packed))), mask);
+    const auto low = hn::And(packed, mask);
     decode16(hn::InterleaveLower(Bytes(), high, low), out);
     decode16(hn::InterleaveUpper(Bytes(), high, low), out + 16);
   }
@@ -231,66 +225,74 @@ class Table16 {
   using Words = hn::FixedTag<uint16_t, 8>;
 
   template <typename V>
-  HWY_INLINE void decode16(V index, uint16_t* out) const {
+  HWY_INLINE void decode16(V index, Element* out) const {
+    auto* words = reinterpret_cast<uint16_t*>(out);
     const auto b0 = hn::TableLookupBytes(planes_[0], index), b1 = hn::TableLookupBytes(planes_[1], index);
-    hn::StoreU(hn::BitCast(Words(), hn::InterleaveLower(Bytes(), b0, b1)), Words(), out);
-    hn::StoreU(hn::BitCast(Words(), hn::InterleaveUpper(Bytes(), b0, b1)), Words(), out + 8);
+    const auto low0 = hn::BitCast(Words(), hn::InterleaveLower(Bytes(), b0, b1));
+    const auto low1 = hn::BitCast(Words(), hn::InterleaveUpper(Bytes(), b0, b1));
+    if constexpr (sizeof(Element) == 2) {
+      hn::StoreU(low0, Words(), words);
+      hn::StoreU(low1, Words(), words + 8);
+    } else {
+      const auto b2 = hn::TableLookupBytes(planes_[2], index), b3 = hn::TableLookupBytes(planes_[3], index);
+      const auto high0 = hn::BitCast(Words(), hn::InterleaveLower(Bytes(), b2, b3));
+      const auto high1 = hn::BitCast(Words(), hn::InterleaveUpper(Bytes(), b2, b3));
+      hn::StoreU(hn::InterleaveLower(Words(), low0, high0), Words(), words);
+      hn::StoreU(hn::InterleaveUpper(Words(), low0, high0), Words(), words + 8);
+      hn::StoreU(hn::InterleaveLower(Words(), low1, high1), Words(), words + 16);
+      hn::StoreU(hn::InterleaveUpper(Words(), low1, high1), Words(), words + 24);
+    }
   }
 
-  hn::Vec<Bytes> planes_[2];
+  hn::Vec<Bytes> planes_[sizeof(Element)];
 #endif
-  std::array<uint16_t, 16> values_;
+  const float* book_;
+  float scale_;
 };
 
 // out = elements [begin, end) of one block's table.
-template <typename Table>
-HWY_INLINE void decode(const Table& table, const uint8_t* codes, int64_t begin, int64_t end,
-                       typename Table::Element* out) {
+template <typename Form>
+HWY_INLINE void decode(const Table<Form>& table, const uint8_t* codes, int64_t begin, int64_t end,
+                       typename Form::Element* out) {
   if (begin % 2 == 1) *out++ = table.value(codes[begin++ / 2] & 0x0F);
   const uint8_t* next = codes + begin / 2;
   for (; begin + 32 <= end; begin += 32, next += 16, out += 32) table.decode32(next, out);
   for (; begin + 2 <= end; begin += 2, ++next, out += 2) {
-    out[0] = table.value(static_cast<uint8_t>(*next >> 4));
+    out[0] = table.value(*next >> 4);
     out[1] = table.value(*next & 0x0F);
   }
-  if (begin < end) *out = table.value(static_cast<uint8_t>(*next >> 4));
+  if (begin < end) *out = table.value(*next >> 4);
 }
 
-// For each block: round turns code · absmax into the table's values.
-template <typename Table, typename Round>
-HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, typename Table::Element* out,
-                              const Round& round) {
+template <typename Form>
+HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, typename Form::Element* out) {
   constexpr int64_t kScales = 128;
   std::array<float, kScales> scales;
-  int64_t block = begin / packed.blocksize, known = block;
-  for (int64_t at = begin; at < end; ++block) {
-    if (block == known) {
-      const int64_t count = std::min(kScales, num_blocks(end, packed.blocksize) - block);
-      read_scales(packed.scales, block, count, scales.data());
-      known += count;
+  for (int64_t at = begin; at < end;) {
+    const int64_t first = at / packed.blocksize;
+    const int64_t count = std::min(kScales, num_blocks(end, packed.blocksize) - first);
+    read_scales(packed.scales, first, count, scales.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t until = std::min(end, (first + i + 1) * packed.blocksize);
+      decode(Table<Form>(packed.book, scales[static_cast<size_t>(i)]), packed.codes, at, until, out);
+      out += until - at;
+      at = until;
     }
-    const float scale = scales[static_cast<size_t>((block - begin / packed.blocksize) % kScales)];
-    std::array<typename Table::Element, 16> values;
-    for (size_t i = 0; i < 16; ++i) values[i] = round(packed.book[i] * scale);
-    const int64_t until = std::min(end, (block + 1) * packed.blocksize);
-    decode(Table(values), packed.codes, at, until, out);
-    out += until - at;
-    at = until;
   }
 }
 
 void dequantize(const Packed& packed, int64_t begin, int64_t end, Float dtype, void* out) {
   if (dtype == Float::F32) {
-    decode_blocks<Table32>(packed, begin, end, static_cast<float*>(out), [](float v) { return v; });
+    decode_blocks<AsFloat>(packed, begin, end, static_cast<float*>(out));
   } else if (dtype == Float::BF16) {
-    decode_blocks<Table16>(packed, begin, end, static_cast<uint16_t*>(out), [](float v) { return to_bfloat16(v); });
+    decode_blocks<AsBFloat16>(packed, begin, end, static_cast<uint16_t*>(out));
   } else {
-    decode_blocks<Table16>(packed, begin, end, static_cast<uint16_t*>(out), [](float v) { return to_float16(v); });
+    decode_blocks<AsFloat16>(packed, begin, end, static_cast<uint16_t*>(out));
   }
 }
 
 void dequantize_rounded(const Packed& packed, int64_t begin, int64_t end, float* out) {
-  decode_blocks<Table32>(packed, begin, end, out, [](float v) { return from_bfloat16(to_bfloat16(v)); });
+  decode_blocks<AsRounded>(packed, begin, end, out);
 }
 
 }  // namespace
