@@ -1,0 +1,66 @@
+"""Lathe against bitsandbytes on four-bit weights, A B B A: python nf4_compare.py BENCH [ops] [step] [--pairs 7] [--threads 1]
+
+BENCH is build/dev/bin/lathe_nf4_bench; run with the Python of cmake/setup.sh test. Prints per operation the medians and the median over
+the pairs of the ratio, peer over ours: own CPU seconds at one thread, wall seconds at more.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+PEER = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "nf4_peer.py")]
+
+
+def run(command, threads):
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    if "lathe" in os.path.basename(command[0]):
+        env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    return json.loads(subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.strip().split("\n")[-1])
+
+
+def pairs(count, threads, ours, peer):
+    """[(ours, theirs)] of `count` rounds in the order A B B A."""
+    results = []
+    for i in range(count):
+        order = [ours, peer] if i % 2 == 0 else [peer, ours]
+        done = [run(command, threads) for command in order]
+        results.append(done if i % 2 == 0 else done[::-1])
+    return results
+
+
+def report(label, results, threads, rename=lambda name: name):
+    key = "cpu_s" if threads == 1 else "wall_s"
+    for name in results[0][1]:
+        own = rename(name)
+        if own not in results[0][0]:
+            continue
+        a, b = ([r[who][n][key] for r in results] for who, n in ((0, own), (1, name)))
+        ratios = [theirs / mine for mine, theirs in zip(a, b)]
+        print(json.dumps({"what": label + name, "threads": threads, "measure": key, "ratio": round(statistics.median(ratios), 2),
+                          "ratios": [round(r, 2) for r in ratios], "ours_s": round(statistics.median(a), 5), "peer_s": round(statistics.median(b), 5)}), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bench")
+    parser.add_argument("what", nargs="*", default=["ops", "step"])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if "ops" in args.what:
+        results = pairs(args.pairs, args.threads, [args.bench, "ops"], [*PEER, "ops"])
+        report("", results, args.threads)
+        report("", results, args.threads, lambda name: name.removesuffix(" repacked") if name.endswith("repacked") else "")
+    if "step" in args.what:
+        ours = lambda base, storage, compute: [args.bench, "step", base, storage, compute, "2"]
+        for word in ("fp32", "bf16"):
+            report(f"QLoRA {word} against bitsandbytes + PEFT: ", pairs(args.pairs, args.threads, ours("nf4", word, word), [*PEER, "step", word, "2"]), args.threads)
+        for compute, storage, name in (("fp32", "fp32", "own LoRA in float32"), ("fp32", "bf16", "own LoRA on bfloat16, products in float32"),
+                                       ("bf16", "bf16", "own LoRA on bfloat16, products in bfloat16")):
+            report(f"QLoRA {compute} against {name}: ", pairs(args.pairs, args.threads, ours("nf4", storage, compute), ours("dense", storage, compute)), args.threads)
+
+
+if __name__ == "__main__":
+    main()
