@@ -64,7 +64,7 @@ class Block(torch.nn.Module):
         super().__init__()
         for name, out, inner in (("q_proj", hidden, hidden), ("k_proj", hidden, hidden), ("v_proj", hidden, hidden), ("o_proj", hidden, hidden),
                                  ("gate_proj", wide, hidden), ("up_proj", wide, hidden), ("down_proj", hidden, wide)):
-            setattr(self, name, four_bit(out, inner, dtype, torch.empty(out, inner, dtype=dtype).uniform_(-inner ** -0.5, inner ** -0.5)))
+            setattr(self, name, four_bit(out, inner, dtype, torch.empty(out, inner, dtype=dtype).uniform_(-0.1 * inner ** -0.5, 0.1 * inner ** -0.5)))
 
     def forward(self, x):
         x = x + self.o_proj(self.q_proj(x) + self.k_proj(x) + self.v_proj(x))

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,7 +52,7 @@ class Block : public nn::SlottedModule {
   // One dense weight lives at a time.
   std::shared_ptr<nn::LinearBase> adapted(int64_t in, int64_t out) const {
     const nn::LoRALinearOptions lora(options_.rank, 2 * static_cast<double>(options_.rank));
-    const double bound = 1 / std::sqrt(static_cast<double>(in));
+    const double bound = 0.1 / std::sqrt(static_cast<double>(in));  // without norms, larger ones overflow in 40 blocks
     const Tensor dense = at::empty({out, in}, options_.four_bit ? at::kFloat : options_.storage);
     dense.uniform_(-bound, bound);
     if (options_.four_bit) {
