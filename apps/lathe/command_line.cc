@@ -6,6 +6,7 @@
 
 #include "console.h"
 #include "lathe/base/text.h"
+#include "lathe/base/version.h"
 
 namespace lathe::app {
 namespace {
@@ -20,7 +21,7 @@ class Parser {
     app_.get_formatter()->column_width(34);
     app_.footer("\nExample: lathe train quickstart training.batch_size=8\nEach verb has its own --help.");
     app_.add_flag("--debug", line_.debug, "Show where an internal error came from");
-    app_.set_version_flag("--version", "lathe " LATHE_VERSION);
+    app_.set_version_flag("--version", std::string("lathe ") + version());
     add_recipe_verbs();
     add_model_verbs();
     add_four_bit_verbs();

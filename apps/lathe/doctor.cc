@@ -10,7 +10,9 @@
 
 #include "console.h"
 #include "lathe/base/json.h"
+#include "lathe/base/processor.h"
 #include "lathe/base/text.h"
+#include "lathe/base/version.h"
 #include "lathe/config/bind.h"
 #include "verbs.h"
 
@@ -59,8 +61,8 @@ Json ask_torch() {
 }  // namespace
 
 int run_doctor(const CommandLine& line) {
-  Json facts = {{"lathe", LATHE_VERSION},
-                {"processor", proc_value("/proc/cpuinfo", "model name")},
+  Json facts = {{"lathe", version()},
+                {"processor", processor_name()},
                 {"cores", std::thread::hardware_concurrency()},
                 {"memory_bytes", kilobytes(proc_value("/proc/meminfo", "MemTotal"))},
                 {"memory_available_bytes", kilobytes(proc_value("/proc/meminfo", "MemAvailable"))},

@@ -8,13 +8,13 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <system_error>
 
 #include "console.h"
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
+#include "lathe/base/memory.h"
 #include "lathe/config/bind.h"
 #include "lathe/nn/gemm.h"
 #include "lathe/nn/kernels.h"
@@ -22,15 +22,6 @@
 
 namespace lathe::app {
 namespace {
-
-// Resident bytes of this process before it has done anything: what every run pays.
-int64_t resident_bytes() {
-  std::ifstream stream("/proc/self/status");
-  for (std::string line; std::getline(stream, line);) {
-    if (line.starts_with("VmRSS:")) return std::stoll(line.substr(6)) * 1024;
-  }
-  return 0;
-}
 
 // The best of several runs of `action`, in seconds.
 template <typename Action>
@@ -62,8 +53,9 @@ double memory_bytes_per_second() {
 }  // namespace
 
 int run_torch_doctor(const CommandLine&) {
-  const int64_t base = resident_bytes();
-  const Json speeds = {{"gemm_flops", gemm_flops()}, {"memory_bytes_per_second", memory_bytes_per_second()}};
+  const double flops = gemm_flops();
+  const int64_t base = resident_memory_bytes();  // the program and what products have loaded: what every run pays
+  const Json speeds = {{"gemm_flops", flops}, {"memory_bytes_per_second", memory_bytes_per_second()}};
   std::error_code ignored;
   const std::string cache = config::cache_directory();
   std::filesystem::create_directories(cache, ignored);

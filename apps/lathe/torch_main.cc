@@ -1,7 +1,5 @@
 #include <c10/util/Exception.h>
-#include <malloc.h>
 
-#include <climits>
 #include <map>
 #include <string>
 
@@ -44,9 +42,6 @@ int run(const CommandLine& line) {
 
 int main(int argc, char** argv) {
   lathe::app::keep_standard_descriptors();
-  // Big temporaries stay with the process instead of being mapped, faulted in and returned at every step.
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   lathe::app::CommandLine line;
   if (const auto code = lathe::app::parse_command_line(argc, argv, line)) return *code;
   // lathe has blocked the signals that stop a run: only a training run must answer them with a checkpoint.

@@ -2,11 +2,9 @@
 // with the own CPU and wall seconds of each step.
 //   minilm_step MODEL ROWS.jsonl STEPS [DROPOUT]
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <chrono>
-#include <climits>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -14,6 +12,7 @@
 
 #include "lathe/data/windows.h"
 #include "lathe/train/classifier_task.h"
+#include "lathe/train/memory_meter.h"
 #include "lathe/train/step.h"
 
 namespace {
@@ -40,9 +39,8 @@ std::string recipe_text(const std::string& model, const std::string& rows, const
 
 int main(int argc, char** argv) {
   if (argc < 4) return 2;
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   using namespace lathe;
+  train::MemoryMeter::install();  // the allocator of the driver
   const auto start = std::chrono::steady_clock::now();
   const recipe::Recipe recipe = recipe::parse(recipe_text(argv[1], argv[2], argc > 4 ? argv[4] : ""), "bench", "");
   const auto task = train::open_classifier_task(recipe);

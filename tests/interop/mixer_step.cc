@@ -3,11 +3,9 @@
 //   mixer_step MODEL BATCH.safetensors OUT_DIRECTORY STEPS [none | elementwise | full] [float32 | bfloat16]
 // BATCH holds pixel_values [N, C, H, W] float32 and labels [N] int64.
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <chrono>
-#include <climits>
 #include <cstdio>
 #include <string>
 
@@ -107,8 +105,6 @@ void run_steps(Trainee& trainee, const Batch& batch, int steps) {
 
 int main(int argc, char** argv) {
   if (argc < 5) return 2;
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   train::MemoryMeter::install();  // the allocator of the driver
   const io::TensorFile file(argv[2]);
   const Batch batch{file.tensor("pixel_values"), file.tensor("labels")};

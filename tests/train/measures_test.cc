@@ -60,5 +60,14 @@ TEST(Scores, ClassesHaveTheirSamplesAndAccuracy) {
   EXPECT_EQ(json["confusion"], Json({{1, 1, 0}, {0, 0, 1}, {0, 0, 0}}));
 }
 
+TEST(Evaluation, ComputesAccuracyAndF1) {
+  const ConfusionCounts two = {{50, 10}, {5, 35}};
+  EXPECT_DOUBLE_EQ(accuracy_of(two), 0.85);
+  EXPECT_DOUBLE_EQ(f1_of(two), 70.0 / 85);
+  const ConfusionCounts three = {{2, 0, 0}, {0, 1, 1}, {0, 0, 0}};
+  EXPECT_DOUBLE_EQ(f1_of(three), (1 + 2.0 / 3 + 0) / 3);
+  EXPECT_DOUBLE_EQ(f1_of({{3, 0}, {0, 0}}), 0) << "undefined is 0";
+}
+
 }  // namespace
 }  // namespace lathe::train

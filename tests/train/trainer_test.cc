@@ -135,7 +135,17 @@ TEST_F(TrainerTest, RecordsThePlannedAndTheMeasuredPeak) {
   train("run", {"training.activation_checkpointing={budget: 1 GiB}"});
   const Json summary = Json::parse(read_file(directory_ / "run/run.json", 1 << 20));
   EXPECT_GT(summary["planned"]["peak_bytes"].get<int64_t>(), 0);
-  EXPECT_GT(summary["measured"]["peak_bytes"].get<int64_t>(), 0);
+  const Json& measured = summary["measured"];
+  EXPECT_GT(measured["peak_bytes"].get<int64_t>(), 0);
+  for (const char* resident : {"base_bytes", "peak_rss_bytes"})
+    EXPECT_GT(measured[resident].get<int64_t>(), int64_t{20} << 20) << "LibTorch alone is more: " << resident;
+  const Json& overheads = summary["overheads"];
+  for (const char* cost : {"metrics_cpu_seconds", "checkpoints_cpu_seconds", "checkpoint_stall_seconds"})
+    EXPECT_GT(overheads[cost].get<double>(), 0) << cost;
+  EXPECT_LT(overheads["metrics_cpu_seconds"].get<double>() + overheads["checkpoints_cpu_seconds"].get<double>(),
+            overheads["process_cpu_seconds"].get<double>());
+  EXPECT_THAT(summary["environment"]["bits decided by"].get<std::string>(), HasSubstr("LibTorch 2."));
+  EXPECT_TRUE(summary["environment"].contains("processor"));
 }
 
 TEST_F(TrainerTest, PassesOverADamagedCheckpointLoudly) {
@@ -446,6 +456,25 @@ TEST_F(TrainerTest, ProfilesStepsWithoutChangingTheRun) {
   EXPECT_THAT(read_file(directory_ / "run/profile/operators.txt", 1 << 20), HasSubstr("2 steps, "));
 }
 
+TEST_F(TrainerTest, WritesCheckpointsByTheClock) {
+  train("run", {"training.checkpoint_every_steps=0", "training.checkpoint_every_minutes=1e-9",
+                "training.keep_checkpoints=99"});
+  for (int step = 1; step <= 8; ++step)
+    EXPECT_TRUE(fs::exists(directory_ / ("run/checkpoints/step-" + std::to_string(step) + "/manifest.json"))) << step;
+}
+
+TEST_F(TrainerTest, WarnsWhenWhatDecidesTheBitsHasChanged) {
+  train("run", {"training.max_steps=4"});
+  at::set_num_threads(2);
+  struct Warnings : TrainObserver {
+    std::string text;
+    void on_warning(const std::string& warning) override { text += warning + "\n"; }
+  } observer;
+  lathe::train::train(recipe("run"), true, observer);
+  EXPECT_THAT(observer.text, HasSubstr("bits may differ: this is LibTorch "));
+  EXPECT_THAT(observer.text, HasSubstr("2 threads, the checkpoint is from LibTorch "));
+}
+
 TEST_F(TrainerTest, WritesACheckpointWhenAsked) {
   struct Asker : TrainObserver {
     void on_step(const StepMetrics& metrics) override {
@@ -457,15 +486,6 @@ TEST_F(TrainerTest, WritesACheckpointWhenAsked) {
                       observer);
   EXPECT_TRUE(fs::exists(directory_ / "run/checkpoints/step-2/manifest.json"));
   EXPECT_FALSE(fs::exists(directory_ / "run/checkpoints/step-3"));
-}
-
-TEST(Evaluation, ComputesAccuracyAndF1) {
-  const ConfusionCounts two = {{50, 10}, {5, 35}};
-  EXPECT_DOUBLE_EQ(accuracy_of(two), 0.85);
-  EXPECT_DOUBLE_EQ(f1_of(two), 70.0 / 85);
-  const ConfusionCounts three = {{2, 0, 0}, {0, 1, 1}, {0, 0, 0}};
-  EXPECT_DOUBLE_EQ(f1_of(three), (1 + 2.0 / 3 + 0) / 3);
-  EXPECT_DOUBLE_EQ(f1_of({{3, 0}, {0, 0}}), 0) << "undefined is 0";
 }
 
 }  // namespace

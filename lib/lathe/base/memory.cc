@@ -65,4 +65,9 @@ int64_t available_memory_bytes() {
   return std::min({system, control_group_bytes(), address_space_bytes()});
 }
 
+int64_t resident_memory_bytes() {
+  const int64_t kilobytes = number_in("/proc/self/status", "VmRSS:");
+  return kilobytes == kUnknown ? 0 : kilobytes * 1024;
+}
+
 }  // namespace lathe

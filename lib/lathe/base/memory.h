@@ -8,4 +8,7 @@ namespace lathe {
 /// group leave, and what RLIMIT_AS leaves. INT64_MAX where nothing is known.
 int64_t available_memory_bytes();
 
+/// What is resident of this process now; 0 where the system does not say.
+int64_t resident_memory_bytes();
+
 }  // namespace lathe

@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <fstream>
+
 namespace lathe {
 namespace {
 
@@ -46,6 +48,15 @@ bool detect_avx512() {
 }
 
 }  // namespace
+
+std::string processor_name() {
+  std::ifstream stream("/proc/cpuinfo");
+  for (std::string line; std::getline(stream, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != line.npos) return line.substr(colon + 2);
+  }
+  return "";
+}
 
 bool multiplies_bfloat16_fast() {
   static const bool fast = detect_fast_bfloat16();

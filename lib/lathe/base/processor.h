@@ -1,6 +1,11 @@
 #pragma once
 
+#include <string>
+
 namespace lathe {
+
+/// The processor's name as the system gives it; empty where it gives none.
+std::string processor_name();
 
 /// Whether this process multiplies bfloat16 matrices faster than float32: by the processor's matrix units (AMX: the
 /// instructions are there, the system keeps their registers, and permission to use them was granted), or by AVX512-BF16

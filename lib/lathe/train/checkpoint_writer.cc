@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "lathe/train/clock_meter.h"
+
 namespace lathe::train {
 
 CheckpointWriter::~CheckpointWriter() {
@@ -10,6 +12,7 @@ CheckpointWriter::~CheckpointWriter() {
 
 void CheckpointWriter::begin(Snapshot snapshot, int64_t spared) {
   thread_ = std::thread([this, spared, snapshot = std::move(snapshot)] {
+    const ClockMeter meter(CLOCK_THREAD_CPUTIME_ID, cpu_seconds_);
     try {
       directory_.sync_metrics();
       directory_.publish_checkpoint(snapshot.state.step, [&](const auto& path) { snapshot.write(path); });

@@ -23,12 +23,15 @@ class CheckpointWriter {
   bool busy() const { return thread_.joinable(); }
   /// Until the snapshot is on disk. Throws what went wrong with it.
   void wait();
+  /// Of the threads that have written so far; requires that none writes now.
+  double cpu_seconds() const { return cpu_seconds_; }
 
  private:
   RunDirectory& directory_;
   int64_t keep_checkpoints_;
   std::thread thread_;
   std::exception_ptr problem_;
+  double cpu_seconds_ = 0;
 };
 
 }  // namespace lathe::train

@@ -2,12 +2,13 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
-#include <c10/core/alignment.h>
-#include <c10/util/Exception.h>
+#include <malloc.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
-#include <cstdint>
-#include <cstdlib>
+
+#include "lathe/train/block_pool.h"
 
 namespace lathe::train {
 namespace {
@@ -21,39 +22,41 @@ void add(int64_t bytes) {
   }
 }
 
-// What lies before a tensor's data.
-struct Header {
-  void* block;
-  size_t bytes;
-};
+constexpr size_t kBig = size_t{64} << 10;
 
-// Blocks from malloc, aligned by hand. LibTorch's own come from posix_memalign, which takes more than the block and
-// gives back the rest: glibc then never fits a block into the hole that one of the same size has left, and the heap of
-// a training step grows to one and a half times what lives in it.
+// For the tensors from kBig on. An address space that is limited is left alone.
+BlockPool& pool() {
+  static auto* const blocks = [] {
+    struct rlimit limit {};
+    const bool limited = ::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY;
+    const auto memory = static_cast<size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    return new BlockPool(limited ? 0 : 2 * memory);  // never destroyed, as the allocator
+  }();
+  return *blocks;
+}
+
 class MeteredAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
-    constexpr size_t kAlignment = c10::gAlignment;
-    void* block = std::malloc(sizeof(Header) + kAlignment - 1 + bytes);
-    if (block == nullptr)
-      TORCH_CHECK_WITH(OutOfMemoryError, false, "DefaultCPUAllocator: can't allocate ", bytes, " bytes");
-    add(static_cast<int64_t>(bytes));
-    const uintptr_t first = reinterpret_cast<uintptr_t>(block) + sizeof(Header);
-    void* data = reinterpret_cast<void*>((first + kAlignment - 1) / kAlignment * kAlignment);
-    *header_of(data) = {block, bytes};
+    size_t taken = 0;
+    void* data = bytes < kBig ? nullptr : pool().allocate(bytes, taken);
+    if (data == nullptr && bytes > 0) {
+      c10::DataPtr inner = c10::GetDefaultCPUAllocator()->allocate(bytes);
+      data = inner.release_context();
+      taken = ::malloc_usable_size(data);
+    }
+    add(static_cast<int64_t>(taken));
     return {data, data, &release, c10::Device(c10::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 
  private:
-  static Header* header_of(void* data) { return static_cast<Header*>(data) - 1; }
   static void release(void* data) {
     if (data == nullptr) return;
-    const Header header = *header_of(data);
-    add(-static_cast<int64_t>(header.bytes));
-    std::free(header.block);
+    if (pool().owns(data)) return add(-static_cast<int64_t>(pool().release(data)));
+    add(-static_cast<int64_t>(::malloc_usable_size(data)));
+    c10::GetDefaultCPUAllocator()->raw_deleter()(data);
   }
 };
 

@@ -1,9 +1,9 @@
 #include "lathe/train/trainer.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
-#include <torch/version.h>
+
+#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
@@ -19,15 +19,15 @@
 #include "lathe/config/bind.h"
 #include "lathe/cost/plan.h"
 #include "lathe/data/windows.h"
-#include "lathe/nn/gemm.h"
-#include "lathe/nn/kernels.h"
 #include "lathe/report/event_writer.h"
 #include "lathe/train/checkpoint_writer.h"
 #include "lathe/train/classifier_task.h"
+#include "lathe/train/clock_meter.h"
 #include "lathe/train/memory_meter.h"
 #include "lathe/train/profiler.h"
 #include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
+#include "lathe/train/summary.h"
 
 namespace lathe::train {
 namespace {
@@ -64,13 +64,6 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-// What decides the bits beside recipe and data.
-std::string environment_text() {
-  return std::string("LibTorch ") + TORCH_VERSION + ", " + at::get_cpu_capability() + ", kernels " +
-         nn::kernels::chosen_target() + ", products " + (nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL") + ", " +
-         std::to_string(at::get_num_threads()) + " threads";
-}
-
 std::vector<std::pair<std::string, at::Tensor>> copies(const optim::NamedTensors& tensors) {
   const at::NoGradGuard no_grad;
   optim::NamedTensors result;
@@ -103,7 +96,7 @@ class Run {
         writer_(directory_, training_.keep_checkpoints) {
     if (recipe.output.tensorboard) events_.emplace(directory_.path() / "tensorboard");
     state_.data = hex(task_->data_fingerprint());
-    state_.environment = environment_text();
+    state_.environment = bits_decided_by();
     check_disk();
     task_->model().train();
     if (resume) restore();
@@ -113,6 +106,8 @@ class Run {
   void run(int64_t profile_steps) {
     if (profile_steps > 0) profiler_.emplace(profile_steps);
     first_step_ = state_.step;
+    ::malloc_trim(0);  // what reading the data has left behind
+    base_bytes_ = resident_memory_bytes() - MemoryMeter::live_bytes();
     observer_.on_start(first_step_, num_steps_);
     warn_about_metrics(directory_.flush_metrics());
     if (is_finished() && has_results())
@@ -151,6 +146,7 @@ class Run {
     metrics.epoch = windows_.epoch_after(state_.step);
     {
       RECORD_USER_SCOPE("metrics and progress");
+      const ClockMeter meter(CLOCK_THREAD_CPUTIME_ID, overheads_.metrics_cpu);
       record(to_json(metrics));
       observer_.on_step(metrics);
     }
@@ -318,13 +314,20 @@ class Run {
   }
 
   void begin_checkpoint() {
-    finish_checkpoint(/*required=*/false);
+    const ClockMeter stall(CLOCK_MONOTONIC, overheads_.checkpoint_stall);
+    const ClockMeter meter(CLOCK_THREAD_CPUTIME_ID, overheads_.checkpoints_cpu);
+    wait_for_checkpoint(/*required=*/false);
     last_checkpoint_ = Clock::now();
     writer_.begin(snapshot(), state_.best ? state_.best->step : -1);
   }
 
-  // A checkpoint that cannot be written ends the run only when it is the last one.
   void finish_checkpoint(bool required) {
+    const ClockMeter stall(CLOCK_MONOTONIC, overheads_.checkpoint_stall);
+    wait_for_checkpoint(required);
+  }
+
+  // A checkpoint that cannot be written ends the run only when it is the last one.
+  void wait_for_checkpoint(bool required) {
     try {
       writer_.wait();
     } catch (const std::exception& error) {
@@ -425,15 +428,9 @@ class Run {
     write_summary();
   }
 
-  // What `lathe report` shows beside the metrics.
   void write_summary() {
-    Json norms = Json::object();
-    for (const auto& [path, norm] : adapters::update_norms(task_->model())) norms[path] = norm;
-    const Json summary = {{"environment", {{"bits decided by", state_.environment}}},
-                          {"nonfinite_steps", state_.nonfinite},
-                          {"planned", {{"peak_bytes", static_cast<int64_t>(plan_.memory.peak)}}},
-                          {"measured", {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task_->model())}}},
-                          {"adapter_norms", std::move(norms)}};
+    overheads_.checkpoints_cpu += writer_.cpu_seconds();
+    const Json summary = run_summary(state_, *task_, plan_, base_bytes_, overheads_);
     write_file_atomically(directory_.path() / "run.json", summary.dump(1) + "\n");
   }
 
@@ -450,7 +447,8 @@ class Run {
   RunState state_;
   std::optional<report::EventWriter> events_;
   std::optional<Profiler> profiler_;
-  int64_t first_step_ = 0;
+  Overheads overheads_;
+  int64_t first_step_ = 0, base_bytes_ = 0;
   Clock::time_point last_checkpoint_;
   bool best_is_new_ = false;
   bool metrics_warned_ = false;

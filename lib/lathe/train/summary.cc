@@ -1,0 +1,48 @@
+#include "lathe/train/summary.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <sys/resource.h>
+#include <torch/version.h>
+
+#include <utility>
+
+#include "lathe/adapters/lora.h"
+#include "lathe/base/processor.h"
+#include "lathe/base/version.h"
+#include "lathe/nn/gemm.h"
+#include "lathe/nn/kernels.h"
+#include "lathe/train/clock_meter.h"
+#include "lathe/train/memory_meter.h"
+
+namespace lathe::train {
+
+std::string bits_decided_by() {
+  return std::string("LibTorch ") + TORCH_VERSION + ", " + at::get_cpu_capability() + ", kernels " +
+         nn::kernels::chosen_target() + ", products " + (nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL") + ", " +
+         std::to_string(at::get_num_threads()) + " threads";
+}
+
+Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int64_t base_bytes,
+                 const Overheads& overheads) {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  Json norms = Json::object();
+  for (const auto& [path, norm] : adapters::update_norms(task.model())) norms[path] = norm;
+  return {
+      {"environment", {{"lathe", version()}, {"processor", processor_name()}, {"bits decided by", state.environment}}},
+      {"nonfinite_steps", state.nonfinite},
+      {"planned", {{"peak_bytes", static_cast<int64_t>(plan.memory.peak)}}},
+      {"measured",
+       {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task.model())},
+        {"base_bytes", base_bytes},
+        {"peak_rss_bytes", int64_t{usage.ru_maxrss} * 1024}}},
+      {"overheads",
+       {{"process_cpu_seconds", ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID)},
+        {"metrics_cpu_seconds", overheads.metrics_cpu},
+        {"checkpoints_cpu_seconds", overheads.checkpoints_cpu},
+        {"checkpoint_stall_seconds", overheads.checkpoint_stall}}},
+      {"adapter_norms", std::move(norms)}};
+}
+
+}  // namespace lathe::train
