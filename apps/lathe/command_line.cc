@@ -11,8 +11,8 @@
 namespace lathe::app {
 namespace {
 
-constexpr std::array<const char*, 7> kTorchVerbs = {"train",    "eval",  "predict", "logits",
-                                                    "quantize", "merge", "practice"};
+constexpr std::array<const char*, 8> kTorchVerbs = {"train",    "eval",  "predict",  "logits",
+                                                    "quantize", "merge", "practice", "upcycle"};
 
 class Parser {
  public:
@@ -25,6 +25,7 @@ class Parser {
     add_recipe_verbs();
     add_model_verbs();
     add_four_bit_verbs();
+    add_upcycle();
     add_file_verbs();
   }
 
@@ -152,6 +153,18 @@ class Parser {
     add_quantization(merge, "Merge into this quantisation of the model, decoded: what the adapter was trained on");
     merge->add_flag("--requantize", line_.requantize,
                     "Write four bits again; prints the share of the update that is lost");
+  }
+
+  void add_upcycle() {
+    CLI::App* upcycle =
+        verb("upcycle", "Write a model with experts in place of its MLPs that computes the same at first",
+             "lathe upcycle --model DIR --experts 8 --top-k 2 --out DIR-moe");
+    upcycle->add_option("--model", line_.model, "Model directory, or hf:org/name in the local cache")->required();
+    upcycle->add_option("--out", line_.out, "Directory to write; must not exist")->required();
+    upcycle->add_option("--experts", line_.experts, "Copies of each MLP")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    upcycle->add_option("--top-k", line_.top_k, "Experts per token")->capture_default_str()->check(CLI::PositiveNumber);
   }
 
   void add_file_verbs() {

@@ -19,6 +19,7 @@ struct CommandLine {
   std::vector<std::string> images;
   std::string compute = "float32";
   std::string quant_type;
+  int64_t experts = 8, top_k = 2;
   int64_t blocksize = 64;
   bool double_quant = false;
   bool requantize = false;

@@ -26,9 +26,9 @@ int report_torch_error(const std::exception& error, bool debug) {
 
 int run(const CommandLine& line) {
   static const std::map<std::string, int (*)(const CommandLine&)> kVerbs = {
-      {"train", run_train},       {"eval", run_eval},          {"predict", run_predict},
-      {"logits", run_logits},     {"plan", run_measured_plan}, {"doctor", run_torch_doctor},
-      {"quantize", run_quantize}, {"merge", run_merge},        {"practice", run_practice}};
+      {"train", run_train},        {"eval", run_eval},           {"predict", run_predict},   {"logits", run_logits},
+      {"plan", run_measured_plan}, {"doctor", run_torch_doctor}, {"quantize", run_quantize}, {"merge", run_merge},
+      {"practice", run_practice},  {"upcycle", run_upcycle}};
   const auto found = kVerbs.find(line.verb);
   if (found == kVerbs.end()) {
     throw Error(ErrorKind::Config,

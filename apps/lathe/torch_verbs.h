@@ -11,6 +11,7 @@ int run_predict(const CommandLine& line);
 int run_logits(const CommandLine& line);
 int run_quantize(const CommandLine& line);
 int run_merge(const CommandLine& line);
+int run_upcycle(const CommandLine& line);
 int run_practice(const CommandLine& line);
 /// `lathe plan --measure`.
 int run_measured_plan(const CommandLine& line);

@@ -123,8 +123,22 @@ class CommandLineTest(unittest.TestCase):
                      "adapter.target_modules=[qurey, value]")
 
     def test_keys_of_later_families_are_refused_as_not_supported_yet(self):
-        for overrides in (["model.task=causal_lm"], ["model.moe={num_experts: 4}"]):
+        for overrides in (["model.task=causal_lm"], ["model.init=random", "model.moe={shared_experts: 1}"]):
             self.refused(2, "is not supported yet", "validate", self.path("recipe.yaml"), *overrides)
+
+    def test_experts_that_cannot_be_are_refused_by_name(self):
+        recipe, model, out = self.path("recipe.yaml"), self.path("model"), self.path("experts")
+        for experts, pattern in (("{num_experts: 4, top_k: 5}", r"model\.moe\.top_k: expected at most num_experts = 4, got 5"),
+                                 ("{top_k: 1}", r"model\.moe\.renormalise: with top_k 1 the gate is always 1"),
+                                 ("{capacity_factor: -1}", r"model\.moe\.capacity_factor: expected .*>= 0"),
+                                 ("{router: noisy, bias_update_rate: 0.01}", r"model\.moe\.bias_update_rate: needs router: softmax or sigmoid"),
+                                 ("{router: hash}", r"model\.moe\.router: expected one of softmax, ")):
+            self.refused(2, pattern, "validate", recipe, "model.init=random", "model.moe=" + experts)
+        self.refused(2, r"model\.moe: needs a checkpoint with experts", "validate", recipe, "model.moe={num_experts: 4}")
+        self.refused(2, r"--top-k: expected at most num_experts = 2, got 3", "upcycle", "--model", model, "--experts", "2", "--top-k", "3", "--out", out)
+        self.assertIn("experts each, 2 per token\n", self.lathe("upcycle", "--model", model, "--experts", "4", "--out", out).stdout)
+        self.refused(3, r"config\.json: has experts already", "upcycle", "--model", out, "--out", out + "-again")
+        self.refused(2, r"model\.moe\.num_experts: differs from the checkpoint's", "validate", recipe, "model.path=" + out, "model.moe.num_experts=8")
 
     def test_a_run_that_does_not_fit_is_planned_and_refused(self):
         recipe, big = self.path("recipe.yaml"), "training.batch_size=1000000000"

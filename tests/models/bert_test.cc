@@ -39,7 +39,8 @@ TEST(BertForSequenceClassification, HasTheNamesOfTheArchitecturesList) {
                                               .intermediate_size = 24,
                                               .max_position_embeddings = 32,
                                               .type_vocab_size = 2,
-                                              .classifier_dropout = std::nullopt});
+                                              .classifier_dropout = std::nullopt,
+                                              .experts = std::nullopt});
   const auto model = build_text_classifier(arch, 5);
   const auto expected = arch::classifier_parameters(arch, 5);
   const auto parameters = model->named_parameters();

@@ -96,6 +96,14 @@ bool override_dropout(Arch& arch, double rate) {
   return true;
 }
 
+const std::optional<MlpExperts>& mlp_experts(const Arch& arch) {
+  return std::visit([](const auto& family) -> const std::optional<MlpExperts>& { return family.experts; }, arch);
+}
+
+std::optional<MlpExperts>& mlp_experts(Arch& arch) {
+  return std::visit([](auto& family) -> std::optional<MlpExperts>& { return family.experts; }, arch);
+}
+
 int64_t num_layers(const Arch& arch) {
   const auto* bert = std::get_if<BertArch>(&arch);
   return bert != nullptr ? bert->num_hidden_layers : std::get<MixerArch>(arch).num_blocks;

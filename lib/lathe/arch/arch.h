@@ -38,6 +38,10 @@ bool sees_images(const Arch& arch);
 /// Every dropout of `arch` set to `rate`. False when the family has none.
 bool override_dropout(Arch& arch, double rate);
 
+/// What stands for the family's MLPs; none: the MLPs.
+const std::optional<MlpExperts>& mlp_experts(const Arch& arch);
+std::optional<MlpExperts>& mlp_experts(Arch& arch);
+
 /// The layers of the stack that activation checkpointing splits.
 int64_t num_layers(const Arch& arch);
 

@@ -1,5 +1,6 @@
 #include "lathe/arch/bert.h"
 
+#include <functional>
 #include <utility>
 
 #include "lathe/base/error.h"
@@ -43,7 +44,9 @@ void refuse_other_computations(const JsonObject& config) {
 
 // The modules of a BERT classifier, walked once for all lists: linear(path, in, out), norm(path), table(path, rows).
 template <typename Linear, typename Norm, typename Table>
-void walk_bert(const BertArch& arch, int64_t num_labels, Linear linear, Norm norm, Table table) {
+void walk_bert(
+    const BertArch& arch, int64_t num_labels, Linear linear, Norm norm, Table table,
+    const std::function<void(const std::string&)>& experts = [](const std::string&) {}) {
   table("bert.embeddings.word_embeddings", arch.vocab_size);
   table("bert.embeddings.position_embeddings", arch.max_position_embeddings);
   table("bert.embeddings.token_type_embeddings", arch.type_vocab_size);
@@ -54,8 +57,12 @@ void walk_bert(const BertArch& arch, int64_t num_labels, Linear linear, Norm nor
       linear(layer + ".attention.self." + name, arch.hidden_size, arch.hidden_size);
     linear(layer + ".attention.output.dense", arch.hidden_size, arch.hidden_size);
     norm(layer + ".attention.output.LayerNorm");
-    linear(layer + ".intermediate.dense", arch.hidden_size, arch.intermediate_size);
-    linear(layer + ".output.dense", arch.intermediate_size, arch.hidden_size);
+    if (arch.experts) {
+      experts(layer + ".moe");
+    } else {
+      linear(layer + ".intermediate.dense", arch.hidden_size, arch.intermediate_size);
+      linear(layer + ".output.dense", arch.intermediate_size, arch.hidden_size);
+    }
     norm(layer + ".output.LayerNorm");
   }
   linear("bert.pooler.dense", arch.hidden_size, arch.hidden_size);
@@ -89,6 +96,7 @@ BertArch read_bert(const JsonObject& config) {
   if (config.find("classifier_dropout") != nullptr)
     arch.classifier_dropout = read_dropout(config, "classifier_dropout", 0);
   arch.hidden_act = read_activation(config);
+  if (config.find("moe") != nullptr) arch.experts = read_mlp_experts(config.object("moe"));
   return arch;
 }
 
@@ -106,6 +114,11 @@ std::vector<ParameterSpec> classifier_parameters(const BertArch& bert, int64_t n
       },
       [&](const std::string& table, int64_t rows) {
         parameters.push_back({table + ".weight", {rows, bert.hidden_size}, kNormal});
+      },
+      [&](const std::string& path) {
+        const ExpertsShape shape{bert.hidden_size, bert.intermediate_size, kNormal, {}, kNormal, {}, kNormal};
+        const auto experts = mlp_expert_parameters(path, *bert.experts, shape);
+        parameters.insert(parameters.end(), experts.begin(), experts.end());
       });
   return parameters;
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "lathe/arch/mlp_experts.h"
 #include "lathe/arch/spec.h"
 #include "lathe/base/json.h"
 
@@ -24,6 +25,7 @@ struct BertArch {
   double attention_dropout = 0.1;
   std::optional<double> classifier_dropout;  ///< none: hidden_dropout
   Activation hidden_act = Activation::Gelu;
+  std::optional<MlpExperts> experts;  ///< in place of each layer's MLP; Lathe's own
 };
 
 /// Throws Error{Data} naming the file and the key.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "lathe/base/error.h"
@@ -98,6 +99,7 @@ void read_own_keys(const JsonObject& config, MixerArch& arch) {
   if (act != "gelu" && act != "gelu_tanh")
     throw config.error("hidden_act", quote(act) + " is not supported", "supported: gelu, gelu_tanh");
   arch.hidden_act = act == "gelu" ? Activation::Gelu : Activation::GeluTanh;
+  if (config.find("moe") != nullptr) arch.experts = read_mlp_experts(config.object("moe"));
 }
 
 // Hidden widths are int(ratio · hidden_size) in timm.
@@ -152,15 +154,21 @@ std::vector<double> read_per_channel(const JsonObject& config, const std::string
 
 // The modules, walked once for all lists: linear(path, in, out), norm(path).
 template <typename Linear, typename Norm>
-void walk_blocks(const MixerArch& arch, Linear linear, Norm norm) {
+void walk_blocks(
+    const MixerArch& arch, Linear linear, Norm norm,
+    const std::function<void(const std::string&)>& experts = [](const std::string&) {}) {
   for (int64_t i = 0; i < arch.num_blocks; ++i) {
     const std::string block = "blocks." + std::to_string(i);
     norm(block + ".norm1");
     linear(block + ".mlp_tokens.fc1", arch.num_patches(), arch.tokens_hidden_size);
     linear(block + ".mlp_tokens.fc2", arch.tokens_hidden_size, arch.num_patches());
     norm(block + ".norm2");
-    linear(block + ".mlp_channels.fc1", arch.hidden_size, arch.channels_hidden_size);
-    linear(block + ".mlp_channels.fc2", arch.channels_hidden_size, arch.hidden_size);
+    if (arch.experts) {
+      experts(block + ".moe");
+    } else {
+      linear(block + ".mlp_channels.fc1", arch.hidden_size, arch.channels_hidden_size);
+      linear(block + ".mlp_channels.fc2", arch.channels_hidden_size, arch.hidden_size);
+    }
   }
 }
 
@@ -272,6 +280,7 @@ Json timm_config(const MixerArch& arch, const ImageInput& input, const std::vect
   config["model_args"] = std::move(args);
   if (arch.hidden_act == Activation::GeluTanh) config["hidden_act"] = "gelu_tanh";
   if (arch.layer_norm_eps != MixerArch().layer_norm_eps) config["layer_norm_eps"] = arch.layer_norm_eps;
+  if (arch.experts) config["moe"] = to_json(*arch.experts);
   config["pretrained_cfg"] = {{"num_classes", labels.size()},
                               {"input_size", {arch.num_channels, arch.image_height, arch.image_width}},
                               {"fixed_input_size", true},
@@ -308,7 +317,15 @@ std::vector<ParameterSpec> classifier_parameters(const MixerArch& arch, int64_t 
         parameters.push_back({path + ".weight", {out_features, in_features}, {Initial::Kind::Uniform, bound}});
         parameters.push_back({path + ".bias", {out_features}, {Initial::Kind::Normal, 1e-6}});
       },
-      norm);
+      norm,
+      [&](const std::string& path) {
+        const double bound = std::sqrt(6 / static_cast<double>(C + arch.channels_hidden_size));
+        const Initial matrix = {Initial::Kind::Uniform, bound}, bias = {Initial::Kind::Normal, 1e-6};
+        const ExpertsShape shape{C,    arch.channels_hidden_size,    matrix, bias, matrix,
+                                 bias, {Initial::Kind::Normal, 0.02}};
+        const auto experts = mlp_expert_parameters(path, *arch.experts, shape);
+        parameters.insert(parameters.end(), experts.begin(), experts.end());
+      });
   norm("norm");
   parameters.push_back({"head.weight", {num_labels, C}});
   parameters.push_back({"head.bias", {num_labels}});

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "lathe/arch/mlp_experts.h"
 #include "lathe/arch/spec.h"
 #include "lathe/base/json.h"
 
@@ -21,6 +23,7 @@ struct MixerArch {
   int64_t channels_hidden_size = 0;  ///< D_C, hidden width of channel mixing
   double layer_norm_eps = 1e-6;
   Activation hidden_act = Activation::Gelu;
+  std::optional<MlpExperts> experts{};  ///< in place of each block's channel mixing; Lathe's own
 
   /// S, the length of the sequence.
   int64_t num_patches() const { return image_height / patch_size * (image_width / patch_size); }
@@ -34,7 +37,7 @@ struct ImageInput {
 };
 
 /// timm's config.json: `architecture` (a released size, mixer_s32_224 to mixer_h14_224), which `model_args` override;
-/// beside them Lathe's own `hidden_act` and `layer_norm_eps`, which timm ignores.
+/// beside them Lathe's own `hidden_act`, `layer_norm_eps` and `moe`, which timm ignores.
 /// Throws Error{Data} naming the file and the key.
 MixerArch read_timm_mixer(const JsonObject& config);
 /// A recipe's mapping: `architecture`, or all of image_size, patch_size, num_blocks, hidden_size; overridden by these

@@ -36,9 +36,19 @@ class BertLayerCost {
     const bool dropout = training_ && arch_.hidden_dropout > 0;
     const Value attended = linear_residual_norm(ledger_, context, model_.linear(path + ".attention.output.dense"),
                                                 residual, model_.module(path + ".attention.output.LayerNorm"), dropout);
+    const ModuleCost norm = model_.module(path + ".output.LayerNorm");
+    if (arch_.experts) {
+      const Value mixed =
+          experts(ledger_, attended, model_.experts(path + ".moe", arch_.hidden_size, arch_.intermediate_size));
+      const Value dropped = cost::dropout(ledger_, mixed, dropout);
+      Value sum = ledger_.tensor(dropped.rows, dropped.columns);
+      ledger_.record(sum, {&dropped, &attended}, false, [](const Buffer& grad) {
+        return std::vector<Buffer>{grad, grad};
+      });
+      return layer_norm(ledger_, sum, norm);
+    }
     const Value hidden = linear_gelu(ledger_, attended, model_.linear(path + ".intermediate.dense"));
-    return linear_residual_norm(ledger_, hidden, model_.linear(path + ".output.dense"), attended,
-                                model_.module(path + ".output.LayerNorm"), dropout);
+    return linear_residual_norm(ledger_, hidden, model_.linear(path + ".output.dense"), attended, norm, dropout);
   }
 
   Ledger& ledger_;

@@ -70,8 +70,10 @@ void Ledger::backward(const Value& output, Buffer grad) {
 Value Ledger::checkpoint(const Value& x, const std::function<Value(const Value&)>& fn) {
   if (!gradients_on_) return fn(x);
   trains_ = false;
+  in_checkpoint_ = true;
   Value output = without_gradient([&] { return fn(x); });
-  record(output, {&x}, trains_, [this, x, fn](const Buffer& grad) {
+  in_checkpoint_ = false;
+  record(output, {&x}, trains_, [this, x, fn, decisions = std::exchange(decisions_, {})](const Buffer& grad) {
     Value input{x.rows, x.columns, x.buffer};
     Buffer result;
     if (x.needs_gradient()) {

@@ -94,6 +94,10 @@ class Ledger {
 
   /// x -> fn(x), nothing kept but x; fn runs again in the backward pass.
   Value checkpoint(const Value& x, const std::function<Value(const Value&)>& fn);
+  /// What nn::decide_once() keeps of a region that will run again.
+  void keep_decision(Amount bytes) {
+    if (in_checkpoint_) decisions_.push_back(allocate(bytes));
+  }
   /// Runs fn without recording.
   Value without_gradient(const std::function<Value()>& fn);
   bool gradients_on() const { return gradients_on_; }
@@ -121,6 +125,8 @@ class Ledger {
   int64_t num_nodes_ = 0;
   bool gradients_on_ = true;
   bool elementwise_ = false;
+  bool in_checkpoint_ = false;
+  std::vector<Buffer> decisions_;
   bool trains_ = false;  ///< whether a parameter of an operator since the last checkpoint() began trains
 };
 

@@ -7,13 +7,24 @@ namespace {
 
 class MixerBlockCost {
  public:
-  MixerBlockCost(Ledger& ledger, const TrainedModel& model, Amount samples, Amount channels)
-      : ledger_(ledger), model_(model), samples_(samples), channels_(channels) {}
+  MixerBlockCost(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, Amount samples)
+      : ledger_(ledger),
+        model_(model),
+        arch_(arch),
+        samples_(samples),
+        channels_(static_cast<Amount>(arch.hidden_size)) {}
 
   Value run(int64_t index, const Value& x) const {
     const std::string path = "blocks." + std::to_string(index);
     const Value u = mix_tokens(path, x);
     const Value normed = normalised(u, model_.module(path + ".norm2"));
+    if (arch_.experts) {
+      const Value mixed =
+          experts(ledger_, normed, model_.experts(path + ".moe", arch_.hidden_size, arch_.channels_hidden_size));
+      Value y = ledger_.tensor(u.rows, u.columns);
+      ledger_.record(y, {&mixed, &u}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
+      return y;
+    }
     const Value hidden = linear_gelu(ledger_, normed, model_.linear(path + ".mlp_channels.fc1"));
     const Value y = linear(ledger_, hidden, model_.linear(path + ".mlp_channels.fc2"));
     return added(y, u);
@@ -88,6 +99,7 @@ class MixerBlockCost {
 
   Ledger& ledger_;
   const TrainedModel& model_;
+  const arch::MixerArch& arch_;
   Amount samples_, channels_;
 };
 
@@ -116,8 +128,7 @@ Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& 
               bool /*training*/, const recipe::Checkpointing& policy) {
   const Buffer pixels = ledger.allocate(batch.num_samples * kFloatBytes *
                                         static_cast<Amount>(arch.num_channels * arch.image_height * arch.image_width));
-  const auto block =
-      std::make_shared<const MixerBlockCost>(ledger, model, batch.num_samples, static_cast<Amount>(arch.hidden_size));
+  const auto block = std::make_shared<const MixerBlockCost>(ledger, model, arch, batch.num_samples);
   const Value mixed = run_layers(ledger, stem(ledger, model, arch, batch), arch.num_blocks, policy,
                                  [block](int64_t index, const Value& x) { return block->run(index, x); });
   const Value normed = layer_norm(ledger, mixed, model.module("norm"));

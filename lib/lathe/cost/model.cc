@@ -55,6 +55,18 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
   add_parameters(match);
 }
 
+ExpertsCost TrainedModel::experts(const std::string& path, int64_t in_features, int64_t hidden_features) const {
+  const arch::MlpExperts& shape = *arch::mlp_experts(arch_);
+  const bool trained = trains(path);
+  return {path,
+          static_cast<Amount>(shape.num_experts),
+          static_cast<Amount>(shape.top_k),
+          static_cast<Amount>(in_features),
+          static_cast<Amount>(hidden_features),
+          trained,
+          trained ? Storage::Float32 : storage_};
+}
+
 bool TrainedModel::trains(const std::string& path) const {
   return all_train_ || arch::is_within_any(path, saved_modules_);
 }

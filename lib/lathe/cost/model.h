@@ -26,6 +26,8 @@ class TrainedModel {
   int64_t num_labels() const { return num_labels_; }
   const LinearCost& linear(const std::string& path) const { return linears_.at(path); }
   ModuleCost module(const std::string& path) const { return {path, trains(path)}; }
+  /// Of the experts at `path`, which the arch has.
+  ExpertsCost experts(const std::string& path, int64_t in_features, int64_t hidden_features) const;
   Storage storage() const { return storage_; }
   bool all_train() const { return all_train_; }
 

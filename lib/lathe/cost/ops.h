@@ -72,6 +72,16 @@ struct AttentionCost {
 /// nn::self_attention and nn::cross_attention: `inputs` is qkv, or q and kv.
 Value attention(Ledger& ledger, const std::vector<const Value*>& inputs, const AttentionCost& cost);
 
+/// The experts that stand for an MLP, evenly loaded.
+struct ExpertsCost {
+  std::string path;
+  Amount num_experts = 0, top_k = 0, in_features = 0, hidden_features = 0;
+  bool trains = false;
+  Storage storage = Storage::Float32;
+};
+/// nn::MoELayer::forward.
+Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost);
+
 /// nn::run_layers under a recipe's policy.
 Value run_layers(Ledger& ledger, const Value& x, int64_t num_layers, const recipe::Checkpointing& policy,
                  const std::function<Value(int64_t, const Value&)>& layer);

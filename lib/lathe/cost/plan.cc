@@ -73,7 +73,10 @@ class StepPlanner {
   void count_flops(int64_t from_batches, int64_t to_batches) {
     const Amount factor = static_cast<Amount>(to_batches) / static_cast<Amount>(from_batches);
     for (size_t part = 0; part < kNumParts; ++part) {
-      const auto spent = [&](Pass pass) { return factor * ledger_.flops(pass, static_cast<Part>(part)); };
+      const auto spent = [&](Pass pass) {
+        const Amount passes = pass == Pass::Forward && looks_ahead() ? 2 : 1;
+        return passes * factor * ledger_.flops(pass, static_cast<Part>(part));
+      };
       plan_.flops.forward += spent(Pass::Forward);
       plan_.flops.backward += spent(Pass::Backward);
       plan_.flops.recompute += spent(Pass::Recompute);
@@ -83,6 +86,13 @@ class StepPlanner {
        : which == Part::Adapter ? plan_.flops.adapter
                                 : plan_.flops.attention) += sum;
     }
+  }
+
+  // Whether a window is run through once before it is trained on, for the balance of experts.
+  bool looks_ahead() const {
+    const auto& experts = arch::mlp_experts(model_.arch());
+    return experts && plan_.gradient_accumulation_steps > 1 &&
+           (experts->aux_loss_weight > 0 || experts->z_loss_weight > 0);
   }
 
   void update() {

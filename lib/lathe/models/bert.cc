@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "lathe/models/mlp_experts.h"
 #include "lathe/nn/lora.h"
 #include "lathe/nn/watch.h"
 
@@ -74,6 +75,14 @@ Tensor BertOutput::forward(const Tensor& x, const Tensor& residual, nn::kernels:
   return nn::linear_residual_norm(x, *dense_, residual, *layer_norm_, dropout);
 }
 
+BertExpertsOutput::BertExpertsOutput(const arch::BertArch& arch)
+    : torch::nn::Module("BertExpertsOutput"),
+      layer_norm_(register_module("LayerNorm", nn::LayerNorm(arch.hidden_size, arch.layer_norm_eps))) {}
+
+Tensor BertExpertsOutput::forward(const Tensor& x, const Tensor& residual, nn::kernels::Dropout dropout) {
+  return layer_norm_->forward(nn::dropout(x, dropout) + residual);
+}
+
 BertLayer::Attention::Attention(const arch::BertArch& arch) : torch::nn::Module("BertAttention") {
   self = register_module("self", std::make_shared<BertSelfAttention>(arch));
   output = register_module("output", std::make_shared<BertOutput>(arch.hidden_size, arch));
@@ -91,6 +100,12 @@ BertLayer::BertLayer(const arch::BertArch& arch, int64_t index)
       attention_dropout_(arch.attention_dropout),
       gelu_(arch.hidden_act == arch::Activation::Gelu ? nn::Gelu::Erf : nn::Gelu::Tanh) {
   attention_ = register_module("attention", std::make_shared<Attention>(arch));
+  if (arch.experts) {
+    experts_ = register_module(
+        "moe", build_mlp_experts(*arch.experts, arch.hidden_size, arch.intermediate_size, arch.hidden_act).ptr());
+    experts_output_ = register_module("output", std::make_shared<BertExpertsOutput>(arch));
+    return;
+  }
   intermediate_ = register_module("intermediate", std::make_shared<Intermediate>(arch));
   output_ = register_module("output", std::make_shared<BertOutput>(arch.intermediate_size, arch));
 }
@@ -119,8 +134,10 @@ Tensor BertLayer::finish(const Tensor& context, const Tensor& residual, const nn
   const auto layer = static_cast<uint64_t>(index_);
   const Tensor attended =
       attention_->output->forward(context, residual, pass.dropout(hidden_dropout_, layer, "attention.output"));
+  const nn::kernels::Dropout dropout = pass.dropout(hidden_dropout_, layer, "output");
+  if (experts_) return experts_output_->forward(experts_->forward(attended, pass, layer), attended, dropout);
   const Tensor hidden = nn::linear_gelu(attended, *intermediate_->dense, gelu_);
-  return output_->forward(hidden, attended, pass.dropout(hidden_dropout_, layer, "output"));
+  return output_->forward(hidden, attended, dropout);
 }
 
 BertModel::Encoder::Encoder(const arch::BertArch& arch) : torch::nn::Module("BertEncoder") {

@@ -5,6 +5,7 @@
 
 #include "lathe/models/text_classifier.h"
 #include "lathe/nn/modules.h"
+#include "lathe/nn/moe.h"
 
 namespace lathe::models {
 
@@ -39,7 +40,17 @@ class BertOutput : public nn::SlottedModule {
   nn::LayerNorm layer_norm_;
 };
 
-/// One layer of the encoder: attention and a GELU MLP, each followed by residual and norm.
+/// `output` where experts stand for the MLP: norm(dropout(x) + residual).
+class BertExpertsOutput : public torch::nn::Module {
+ public:
+  explicit BertExpertsOutput(const arch::BertArch& arch);
+  Tensor forward(const Tensor& x, const Tensor& residual, nn::kernels::Dropout dropout);
+
+ private:
+  nn::LayerNorm layer_norm_;
+};
+
+/// One layer of the encoder: attention and a GELU MLP (or experts, `moe`), each followed by residual and norm.
 class BertLayer : public nn::SlottedModule {
  public:
   BertLayer(const arch::BertArch& arch, int64_t index);
@@ -74,6 +85,8 @@ class BertLayer : public nn::SlottedModule {
   std::shared_ptr<Attention> attention_;
   std::shared_ptr<Intermediate> intermediate_;
   std::shared_ptr<BertOutput> output_;
+  std::shared_ptr<nn::MoELayerImpl> experts_;  ///< in the place of the two
+  std::shared_ptr<BertExpertsOutput> experts_output_;
 };
 
 /// `bert`: embeddings, encoder, and the pooler on each sample's first token.

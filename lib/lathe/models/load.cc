@@ -13,6 +13,7 @@
 #include "lathe/io/tensors.h"
 #include "lathe/models/quantize.h"
 #include "lathe/nn/modules.h"
+#include "lathe/nn/moe_router.h"
 #include "lathe/nn/nf4.h"
 
 namespace lathe::models {
@@ -106,7 +107,29 @@ void quantize_weights(torch::nn::Module& model, const Items& items, io::ModelTen
   }
 }
 
+// The biases that loss-free balancing moves.
+void load_selection_biases(torch::nn::Module& model, const Items& items, io::ModelTensors& files) {
+  for (auto& [name, bias] : selection_biases(model)) {
+    const formats::TensorLocation* location = item_of(items, name).tensor;
+    if (location != nullptr) bias.copy_(files.tensor(*location));
+  }
+}
+
 }  // namespace
+
+bool stays_float(const std::string& name) {
+  return name.ends_with(".gate.weight") || name.ends_with(".gate.noise_weight") || name.ends_with("_proj_bias");
+}
+
+io::NamedTensors selection_biases(const torch::nn::Module& model) {
+  io::NamedTensors biases;
+  for (const auto& entry : model.named_modules("", /*include_self=*/false)) {
+    const auto* router = dynamic_cast<const nn::RouterBase*>(entry.value().get());
+    if (router != nullptr && router->selection_bias().defined())
+      biases.emplace_back(entry.key() + ".e_score_correction_bias", router->selection_bias());
+  }
+  return biases;
+}
 
 std::string checkpoint_name(std::string name) {
   constexpr std::string_view kLevel = ".base_layer";
@@ -133,12 +156,13 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
       initialise(parameter, item.parameter.initial, seed, name);
       continue;
     }
-    const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad();
+    const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad() && !stays_float(name);
     const at::Tensor stored =
         item.four_bit != nullptr ? stored_layer(*item.four_bit, files)->dense_weight() : files.tensor(*item.tensor);
     const at::Tensor tensor = stored.to(frozen_matrix ? precision.storage : at::kFloat);
     parameter.set_data(parameter.requires_grad() && item.four_bit == nullptr ? tensor.clone() : tensor);
   }
+  load_selection_biases(model, items, files);
   quantize_weights(model, items, files, precision, seed);
   set_precision(model, precision, round_trained);
 }

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "lathe/arch/checkpoint.h"
+#include "lathe/io/tensors.h"
 #include "lathe/nn/linear.h"
 
 namespace lathe::models {
@@ -17,6 +18,13 @@ namespace lathe::models {
 /// hollow: that is, when the model has one that the match does not know.
 void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, uint64_t seed,
                   nn::Precision precision = {}, bool round_trained = false);
+
+/// Whether a parameter of two or more dimensions is float32 under any precision: a router's weights, which decide in
+/// float32, and the experts' biases, which are no matrices.
+bool stays_float(const std::string& name);
+
+/// The biases under which routers choose: no parameters, but part of a checkpoint. By name, the tensors themselves.
+io::NamedTensors selection_biases(const torch::nn::Module& model);
 
 /// A parameter's name in the checkpoint: without the levels that adapters put in between.
 std::string checkpoint_name(std::string parameter_name);

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "lathe/models/mlp_experts.h"
 #include "lathe/nn/watch.h"
 
 namespace lathe::models {
@@ -14,6 +15,13 @@ nn::MixerBlockOptions block_options(const arch::MixerArch& arch) {
   return nn::MixerBlockOptions(arch.num_patches(), arch.hidden_size, arch.tokens_hidden_size, arch.channels_hidden_size)
       .gelu(arch.hidden_act == arch::Activation::Gelu ? nn::Gelu::Erf : nn::Gelu::Tanh)
       .eps(arch.layer_norm_eps);
+}
+
+nn::MixerBlock build_block(const arch::MixerArch& arch) {
+  if (!arch.experts) return nn::MixerBlock(block_options(arch));
+  return nn::MixerBlock(
+      block_options(arch),
+      build_mlp_experts(*arch.experts, arch.hidden_size, arch.channels_hidden_size, arch.hidden_act).ptr());
 }
 
 }  // namespace
@@ -38,7 +46,7 @@ Mixer::Mixer(const arch::MixerArch& arch, int64_t num_labels)
         stem_ = stem->register_module("proj", std::make_shared<PatchProjection>(arch));
         auto blocks = register_module("blocks", std::make_shared<torch::nn::Module>("MixerBlocks"));
         for (int64_t i = 0; i < arch.num_blocks; ++i)
-          blocks_.push_back(blocks->register_module(std::to_string(i), nn::MixerBlock(block_options(arch))));
+          blocks_.push_back(blocks->register_module(std::to_string(i), build_block(arch)));
         norm_ = register_module("norm", nn::LayerNorm(arch.hidden_size, arch.layer_norm_eps));
         return register_linear("head", nn::Linear(arch.hidden_size, num_labels).ptr());
       }()) {}
@@ -49,8 +57,8 @@ Tensor Mixer::forward(const Tensor& pixels, const nn::Pass& pass) {
                     "Mixer: expected pixels [N, ", arch_.num_channels, ", ", arch_.image_height, ", ",
                     arch_.image_width, "], got ", pixels.sizes());
   const Tensor patches = nn::watched("stem", stem_->forward(pixels));
-  const auto block = [this](int64_t i, const Tensor& x) {
-    return nn::watched("blocks", i, blocks_[static_cast<size_t>(i)]->forward(x));
+  const auto block = [this, pass](int64_t i, const Tensor& x) {
+    return nn::watched("blocks", i, blocks_[static_cast<size_t>(i)]->forward(x, pass, static_cast<uint64_t>(i)));
   };
   const Tensor mixed = nn::run_layers(patches, arch_.num_blocks, pass.layers, block);
   return nn::watched("head", head_(norm_->forward(mixed).mean(1)));

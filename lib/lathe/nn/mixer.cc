@@ -117,14 +117,19 @@ MixerMlp::MixerMlp(int64_t features, int64_t hidden_features)
       fc1(register_linear("fc1", Linear(features, hidden_features).ptr())),
       fc2(register_linear("fc2", Linear(hidden_features, features).ptr())) {}
 
-MixerBlockImpl::MixerBlockImpl(MixerBlockOptions options_) : torch::nn::Module("MixerBlock"), options(options_) {
+MixerBlockImpl::MixerBlockImpl(MixerBlockOptions options_, std::shared_ptr<MoELayerImpl> experts)
+    : torch::nn::Module("MixerBlock"), options(options_) {
   TORCH_CHECK_VALUE(options.eps() > 0, "MixerBlock: expected eps > 0, got ", options.eps());
   norm1 = register_module("norm1", LayerNorm(options.width(), options.eps()));
   mlp_tokens = register_module("mlp_tokens",
                                std::make_shared<MixerMlp>(options.sequence_length(), options.tokens_hidden_size()));
   norm2 = register_module("norm2", LayerNorm(options.width(), options.eps()));
-  mlp_channels =
-      register_module("mlp_channels", std::make_shared<MixerMlp>(options.width(), options.channels_hidden_size()));
+  if (experts != nullptr) {
+    moe = register_module("moe", std::move(experts));
+  } else {
+    mlp_channels =
+        register_module("mlp_channels", std::make_shared<MixerMlp>(options.width(), options.channels_hidden_size()));
+  }
 }
 
 void MixerBlockImpl::reset_parameters() {
@@ -134,6 +139,7 @@ void MixerBlockImpl::reset_parameters() {
     norm->bias.set_data(at::zeros(norm->bias.sizes()));
   }
   for (MixerMlp* mlp : {mlp_tokens.get(), mlp_channels.get()}) {
+    if (mlp == nullptr) continue;
     for (const auto& slot : mlp->slots()) {
       for (auto& parameter : slot.value()->module()->parameters()) {
         Tensor drawn = at::empty(parameter.sizes());
@@ -144,13 +150,14 @@ void MixerBlockImpl::reset_parameters() {
   }
 }
 
-Tensor MixerBlockImpl::forward(const Tensor& x) {
+Tensor MixerBlockImpl::forward(const Tensor& x, const Pass& pass, uint64_t layer) {
   TORCH_CHECK_VALUE(x.dim() == 3 && x.size(1) == options.sequence_length() && x.size(2) == options.width(),
                     "MixerBlock: expected x [B, ", options.sequence_length(), ", ", options.width(), "], got ",
                     x.sizes());
   const Gelu gelu = options.gelu();
   const Tensor u_BSC = mix_tokens(x, *norm1, *mlp_tokens, gelu);
   const Tensor rows_NC = normalised(u_BSC, *norm2).first.view({-1, options.width()});
+  if (moe != nullptr) return u_BSC + moe->forward(rows_NC, pass, layer).view(u_BSC.sizes());
   const Tensor hidden_ND = linear_gelu(rows_NC, *mlp_channels->fc1, gelu);
   Tensor y_NC = mlp_channels->fc2->product(hidden_ND);
   if (mlp_channels->fc2->bias().defined()) y_NC = y_NC.add_(mlp_channels->fc2->bias());

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "lathe/nn/modules.h"
+#include "lathe/nn/moe.h"
 
 namespace lathe::nn {
 
@@ -43,22 +44,25 @@ class MixerMlp : public SlottedModule {
 ///
 /// State   norm1, norm2: weight, bias [C]
 ///         mlp_tokens.fc1 [D_S, S], .fc2 [S, D_S]; mlp_channels.fc1 [D_C, C], .fc2 [C, D_C]; all with bias.
-///         Hollow until loaded or reset_parameters().
+///         Hollow until loaded or reset_parameters(). With experts, `moe` stands for mlp_channels.
 /// Shape   x [B, S, C] -> [B, S, C]
 /// Throws  c10::ValueError  on construction unless all sizes >= 1 and eps > 0
 ///                          in forward() unless x is [B, S, C]
 class MixerBlockImpl : public torch::nn::Module {
  public:
-  explicit MixerBlockImpl(MixerBlockOptions options);
+  /// `experts`, where given, mix the channels; they are the caller's to initialise.
+  explicit MixerBlockImpl(MixerBlockOptions options, std::shared_ptr<MoELayerImpl> experts = nullptr);
 
   /// Glorot's uniform weights, biases N(0, 1e-12), as timm draws them, from torch's generator.
   void reset_parameters();
-  Tensor forward(const Tensor& x);
+  /// `pass` and `layer` are for the experts.
+  Tensor forward(const Tensor& x, const Pass& pass = {}, uint64_t layer = 0);
   void pretty_print(std::ostream& stream) const override;
 
   MixerBlockOptions options;
   LayerNorm norm1{nullptr}, norm2{nullptr};
-  std::shared_ptr<MixerMlp> mlp_tokens, mlp_channels;
+  std::shared_ptr<MixerMlp> mlp_tokens, mlp_channels;  ///< the latter null with experts
+  std::shared_ptr<MoELayerImpl> moe;
 };
 TORCH_MODULE(MixerBlock);
 

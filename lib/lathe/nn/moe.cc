@@ -83,6 +83,10 @@ void MoELayerImpl::end_window() {
     Tensor bias = router->selection_bias();
     bias.add_((window_.load_E.mean() - window_.load_E).sign().to(bias.scalar_type()), rate);
   }
+  forget_window();
+}
+
+void MoELayerImpl::forget_window() {
   window_ = {};
   last_ = {};
   counting_ = true;

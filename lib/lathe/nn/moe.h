@@ -77,6 +77,8 @@ class MoELayerImpl : public SlottedModule {
   Tensor window_loss() const;
   /// Moves the selection bias, forgets the sums, and counts again.
   void end_window();
+  /// The same for a window whose step is left out: nothing moves.
+  void forget_window();
 
   MoELayerOptions options;
   std::shared_ptr<RouterBase> router;

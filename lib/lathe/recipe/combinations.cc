@@ -39,6 +39,9 @@ void check_model(const Model& model, CombinationChecker& c) {
   c.require(!model.arch || random, "model.arch", "needs model.init: random");
   c.require(!random || model.arch || !model.path.text.empty(), "model.init",
             "random needs model.arch, or model.path for its config.json");
+  if (!model.moe || !random) return;  // a checkpoint brings what is not given
+  for (const arch::ExpertsMistake& mistake : arch::check_mlp_experts(model.moe->over({})))
+    c.require(false, "model.moe." + mistake.key, mistake.problem);
 }
 
 void check_adapter(const Adapter& adapter, CombinationChecker& c) {

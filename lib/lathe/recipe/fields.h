@@ -14,14 +14,16 @@ using config::within;
 
 template <typename V>
 void Moe::visit(V& v) {
-  v.field("num_experts", num_experts, {"experts per layer", Need::Optional, at_least(1)});
-  v.field("top_k", top_k, {"experts per token", Need::Optional, at_least(1)});
-  v.field("router", router, {"how experts are chosen"});
-  v.field("renormalise", renormalise, {"whether the chosen experts' weights sum to 1"});
+  v.field("num_experts", num_experts,
+          {"experts per layer; absent: 8, or the checkpoint's", Need::Optional, at_least(1)});
+  v.field("top_k", top_k, {"experts per token; absent: 2, or the checkpoint's", Need::Optional, at_least(1)});
+  v.field("router", router, {"how experts are chosen; absent: softmax"});
+  v.field("renormalise", renormalise, {"whether the chosen experts' weights sum to 1; absent: true"});
   v.field("capacity_factor", capacity_factor,
           {"tokens per expert over the even share; 0: no limit", Need::Optional, at_least(0)});
   v.field("shared_experts", shared_experts, {"experts that see every token", Need::Optional, at_least(0)});
-  v.field("aux_loss_weight", aux_loss_weight, {"weight of the balance loss", Need::Optional, at_least(0)});
+  v.field("aux_loss_weight", aux_loss_weight,
+          {"weight of the balance loss; absent: 0.01", Need::Optional, at_least(0)});
   v.field("z_loss_weight", z_loss_weight, {"weight of the router's z-loss", Need::Optional, at_least(0)});
   v.field("bias_update_rate", bias_update_rate, {"step of the loss-free balance; 0: off", Need::Optional, at_least(0)});
   v.field("jitter", jitter, {"multiplicative noise on the router's input", Need::Optional, within(0, 1)});

@@ -65,6 +65,19 @@ std::map<std::string, std::string> leaves(const Recipe& recipe) {
 
 }  // namespace
 
+arch::MlpExperts Moe::over(arch::MlpExperts base) const {
+  base.num_experts = num_experts.value_or(base.num_experts);
+  base.top_k = top_k.value_or(base.top_k);
+  base.router = router.value_or(base.router);
+  base.renormalise = renormalise.value_or(base.renormalise);
+  base.capacity_factor = capacity_factor.value_or(base.capacity_factor);
+  base.aux_loss_weight = aux_loss_weight.value_or(base.aux_loss_weight);
+  base.z_loss_weight = z_loss_weight.value_or(base.z_loss_weight);
+  base.bias_update_rate = bias_update_rate.value_or(base.bias_update_rate);
+  base.jitter = jitter.value_or(base.jitter);
+  return base;
+}
+
 Diagnostic Recipe::at(const std::string& key) const {
   const auto found = places.find(key);
   if (found == places.end()) return {"recipe", 0, 0, key, "", ""};

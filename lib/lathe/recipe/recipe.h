@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "lathe/arch/mlp_experts.h"
 #include "lathe/config/bind.h"
 #include "lathe/recipe/values.h"
 
@@ -14,12 +15,18 @@ namespace lathe::recipe {
 using config::Path;
 
 struct Moe {
-  int64_t num_experts = 8, top_k = 2, shared_experts = 0;
-  std::string router = "softmax";
-  bool renormalise = true;
-  double capacity_factor = 0, aux_loss_weight = 0.01, z_loss_weight = 0, bias_update_rate = 0, jitter = 0;
+  // Absent: as the checkpoint has it, or the default of arch::MlpExperts.
+  std::optional<int64_t> num_experts, top_k;
+  std::optional<arch::MlpExperts::Router> router;
+  std::optional<bool> renormalise;
+  std::optional<double> capacity_factor;
+  int64_t shared_experts = 0;
+  std::optional<double> aux_loss_weight, z_loss_weight, bias_update_rate, jitter;
   template <typename V>
   void visit(V& v);
+
+  /// `base` with what is given here.
+  arch::MlpExperts over(arch::MlpExperts base) const;
 };
 
 struct Model {

@@ -172,6 +172,29 @@ void open_model(const Recipe& recipe, ResolvedModel& model) {
     throw config_error(recipe.at("model.dropout"), "has no meaning for a " + model.config.model_type);
 }
 
+// Experts of the recipe in the place of the MLPs of a new model; of a checkpoint that has experts, their balance.
+void resolve_experts(const Recipe& recipe, ResolvedModel& model) {
+  if (!recipe.model.moe) return;
+  std::optional<arch::MlpExperts>& experts = arch::mlp_experts(model.config.arch);
+  if (!experts && !model.random) {
+    throw config_error(recipe.at("model.moe"), "needs a checkpoint with experts, or model.init: random",
+                       "lathe upcycle makes experts of a checkpoint's MLPs");
+  }
+  const arch::MlpExperts base = experts.value_or(arch::MlpExperts{}), wanted = recipe.model.moe->over(base);
+  const auto keep = [&](const char* key, bool same) {
+    if (!model.random && !same)
+      throw config_error(recipe.at(std::string("model.moe.") + key), "differs from the checkpoint's",
+                         "leave it out: the checkpoint decides");
+  };
+  keep("num_experts", wanted.num_experts == base.num_experts);
+  keep("top_k", wanted.top_k == base.top_k);
+  keep("router", wanted.router == base.router);
+  keep("renormalise", wanted.renormalise == base.renormalise);
+  for (const arch::ExpertsMistake& mistake : arch::check_mlp_experts(wanted))
+    throw config_error(recipe.at("model.moe." + mistake.key), mistake.problem);
+  experts = wanted;
+}
+
 void check_task(const Recipe& recipe, const ResolvedModel& model) {
   const bool images = arch::sees_images(model.config.arch);
   if (images == (recipe.model.task == Task::ImageClassification)) return;
@@ -234,6 +257,7 @@ ResolvedModel resolve_model(const Recipe& recipe) {
   ResolvedModel model;
   open_model(recipe, model);
   check_task(recipe, model);
+  resolve_experts(recipe, model);
   if (arch::sees_images(model.config.arch)) {
     resolve_image(recipe, model);
   } else {

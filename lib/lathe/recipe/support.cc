@@ -15,7 +15,7 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   };
   const auto& [model, adapter, quant, data, optimizer, training, output, places] = recipe;
   unsupported(model.task == Task::CausalLm, "model.task", "classification, image_classification");
-  unsupported(model.moe.has_value(), "model.moe", "none");
+  unsupported(model.moe && model.moe->shared_experts > 0, "model.moe.shared_experts", "0");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
   const bool unread = data.format >= DataFormat::Messages && data.format <= DataFormat::Text;

@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "lathe/arch/mlp_experts.h"
 #include "lathe/base/json.h"
 #include "lathe/config/bind.h"
 
@@ -118,6 +119,15 @@ struct Words<recipe::AdapterInit> {
   using enum recipe::AdapterInit;
   static constexpr WordList<recipe::AdapterInit, 4> kWords = {
       {{Default, "default"}, {Gaussian, "gaussian"}, {Pissa, "pissa"}, {Orthogonal, "orthogonal"}}};
+};
+template <>
+struct Words<arch::MlpExperts::Router> {
+  using enum arch::MlpExperts::Router;
+  static constexpr WordList<arch::MlpExperts::Router, 5> kWords = {{{Softmax, "softmax"},
+                                                                    {Sigmoid, "sigmoid"},
+                                                                    {Noisy, "noisy"},
+                                                                    {ExpertChoice, "expert_choice"},
+                                                                    {Random, "random"}}};
 };
 template <>
 struct Words<recipe::QuantType> {

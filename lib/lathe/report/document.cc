@@ -56,8 +56,6 @@ std::string script_safe(const Json& json) {
   return safe;
 }
 
-std::string html(const std::string& text) { return escape_html(printable(text)); }
-
 std::string head(const Document& document) {
   const auto source = [](const Asset& asset) { return "'sha256-" + std::string(asset.sha256) + "'"; };
   return "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
@@ -119,6 +117,8 @@ std::string heat_row(const HeatMap& map, size_t row) {
 }
 
 }  // namespace
+
+std::string html(std::string_view text) { return escape_html(printable(text)); }
 
 std::string render_document(const Document& document) {
   std::string out = head(document) + "<body>\n" + header(document) + "<main>\n" + document.before +

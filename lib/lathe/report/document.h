@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lathe/report/charts.h"
@@ -20,6 +21,9 @@ struct Document {
   std::string after = {};           ///< HTML below the charts
   bool pictures = false;            ///< whether that HTML holds images of its own, as data: addresses
 };
+
+/// A text as HTML: markup escaped, control characters as \xNN.
+std::string html(std::string_view text);
 
 /// The page loads nothing: its policy allows the two inline scripts and the one style by their hashes, and `pictures`.
 /// Texts are escaped, `before` and `after` are taken as they are. Equal documents give equal bytes.

@@ -7,6 +7,7 @@
 
 #include "lathe/base/error.h"
 #include "lathe/base/text.h"
+#include "lathe/report/document.h"
 #include "lathe/report/run.h"
 #include "lathe/report/tables.h"
 
@@ -15,8 +16,6 @@ namespace {
 
 constexpr size_t kMaxLabels = 100000, kMaxMatrix = 30, kMaxMistakes = 100;
 constexpr int64_t kMaxSamples = int64_t{1} << 53;
-
-std::string html(std::string_view text) { return escape_html(printable(text)); }
 
 std::string percent(double share) {
   std::array<char, 16> text{};

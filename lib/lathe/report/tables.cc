@@ -8,6 +8,7 @@
 
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"
+#include "lathe/report/document.h"
 #include "lathe/report/figures.h"
 #include "lathe/report/recipe_diff.h"
 
@@ -16,8 +17,6 @@ namespace {
 
 constexpr size_t kMaxRows = 2000;
 constexpr size_t kMaxSections = 32;
-
-std::string html(std::string_view text) { return escape_html(printable(text)); }
 
 std::string run_name(const std::vector<Run>& runs, size_t index) { return html(run_label(runs, index)); }
 

@@ -1,5 +1,7 @@
 #include "lathe/train/run_state.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include "lathe/base/error.h"
 #include "lathe/io/tensors.h"
 
@@ -21,6 +23,13 @@ std::optional<Best> best_from_json(const JsonObject& state, const std::string& k
 }
 
 }  // namespace
+
+optim::NamedTensors copies(const optim::NamedTensors& tensors) {
+  const at::NoGradGuard no_grad;
+  optim::NamedTensors result;
+  for (const auto& [name, tensor] : tensors) result.emplace_back(name, tensor.detach().clone());
+  return result;
+}
 
 Json RunState::to_json() const {
   return {{"step", step},

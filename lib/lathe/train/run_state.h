@@ -46,6 +46,9 @@ struct Snapshot {
   static Snapshot read(const std::filesystem::path& directory);
 };
 
+/// Copies that training does not change any more.
+optim::NamedTensors copies(const optim::NamedTensors& tensors);
+
 inline constexpr const char* kWeightsFile = "trainable.safetensors";
 inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
 

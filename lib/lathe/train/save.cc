@@ -33,6 +33,7 @@ Json classifier_config(const Classifier& classifier) {
     id2label[std::to_string(i)] = classifier.labels[i];
     label2id[classifier.labels[i]] = i;
   }
+  if (const auto& experts = arch::mlp_experts(classifier.arch)) config["moe"] = arch::to_json(*experts);
   config["num_labels"] = classifier.labels.size();
   config["id2label"] = std::move(id2label);
   config["label2id"] = std::move(label2id);
@@ -60,9 +61,12 @@ std::vector<io::LazyTensor> dense_tensors(const Classifier& classifier, std::set
   for (const auto& item : classifier.model->named_parameters()) {
     const std::string name = models::checkpoint_name(item.key());
     if (item.key().find(".lora_") != std::string::npos || done.contains(name)) continue;
-    const Tensor value = item.value().dim() >= 2 ? item.value().to(storage) : item.value();
+    const bool rounded = item.value().dim() >= 2 && !models::stays_float(name);
+    const Tensor value = rounded ? item.value().to(storage) : item.value();
     tensors.push_back({name, value.scalar_type(), value.sizes().vec(), [value] { return value; }});
   }
+  for (const auto& [name, bias] : models::selection_biases(*classifier.model))
+    tensors.push_back({name, bias.scalar_type(), bias.sizes().vec(), [bias = bias] { return bias; }});
   return tensors;
 }
 

@@ -1,5 +1,6 @@
 #include "lathe/train/step.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/record_function.h>
 #include <sys/resource.h>
 
@@ -57,10 +58,27 @@ Stepper::Stepper(Task& task, const recipe::Recipe& recipe, int64_t num_steps)
       clip_grad_norm_(recipe.optimizer.clip_grad_norm),
       layers_(layer_policy(recipe.training.activation_checkpointing)),
       schedule_(build_schedule(recipe.optimizer, num_steps)),
-      optimizer_(build_optimizer(recipe, task.trained_parameters())) {}
+      optimizer_(build_optimizer(recipe, task.trained_parameters())),
+      balance_(task.model()) {}
 
 uint64_t Stepper::pass_key(int64_t step, size_t index) const {
   return make_key(seed_, name_key("dropout"), step, index);
+}
+
+nn::Pass Stepper::pass_of(int64_t step, size_t index) const {
+  return {.training = true, .key = pass_key(step, index), .layers = layers_};
+}
+
+// The sums of the whole window, under the dropouts of its training passes.
+void Stepper::look_ahead(int64_t step, const Window& window) {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < window.size(); ++i) {
+    if (task_.num_items(window[i]) == 0) continue;
+    const nn::Pass pass = pass_of(step, i);
+    const nn::DropoutStream adapter_dropouts(make_key(pass.key, name_key("adapters")));
+    task_.loss(window[i], pass);
+  }
+  balance_.stop_counting();
 }
 
 void Stepper::announce(int64_t step, const Window& window) {
@@ -69,16 +87,18 @@ void Stepper::announce(int64_t step, const Window& window) {
 
 Task::BatchLoss Stepper::add_micro_batch(int64_t step, size_t index, const std::vector<int64_t>& samples,
                                          int64_t items) {
-  const uint64_t key = pass_key(step, index);
-  const nn::DropoutStream adapter_dropouts(make_key(key, name_key("adapters")));
+  const nn::Pass pass = pass_of(step, index);
+  const nn::DropoutStream adapter_dropouts(make_key(pass.key, name_key("adapters")));
   Task::BatchLoss batch;
+  at::Tensor objective;
   {
     RECORD_USER_SCOPE("forward");
-    batch = task_.loss(samples, {.training = true, .key = key, .layers = layers_});
-    batch.sum = batch.sum * (1 / static_cast<double>(items));
+    batch = task_.loss(samples, pass);
+    objective = batch.sum = batch.sum * (1 / static_cast<double>(items));
+    if (const at::Tensor balance = balance_.loss(); balance.defined()) objective = objective + balance;
   }
   RECORD_USER_SCOPE("backward");
-  batch.sum.backward();
+  objective.backward();
   return batch;
 }
 
@@ -87,9 +107,11 @@ StepOutcome Stepper::run(int64_t step, const Window& window, StepMetrics& metric
   const int64_t items = count_items(task_, window);
   metrics.step = step + 1;
   metrics.lr = lr_ * schedule_.factor(step);
+  if (balance_.has_losses() && window.size() > 1) look_ahead(step, window);
   for (size_t i = 0; i < window.size(); ++i) {
     if (stop_requested()) {
       optimizer_->zero_grad();
+      balance_.forget_window();
       return StepOutcome::Stopped;
     }
     if (task_.num_items(window[i]) == 0) continue;
@@ -101,12 +123,15 @@ StepOutcome Stepper::run(int64_t step, const Window& window, StepMetrics& metric
   const optim::GradientNorm norm = optim::clip_gradients(optimizer_->trained(), clip_grad_norm_);
   metrics.grad_norm = norm.norm;
   const bool finite = std::isfinite(metrics.loss) && norm.finite;
+  if (!balance_.empty()) metrics.balance = balance_.metrics();
+  if (!finite) balance_.forget_window();
   if (finite) {
     without_gradient_.clear();
     for (const optim::Trained& item : optimizer_->trained()) {
       if (!item.parameter.grad().defined()) without_gradient_.push_back(item.name);
     }
     optimizer_->step(metrics.lr);
+    balance_.end_window();
   }
   optimizer_->zero_grad();
   metrics.seconds = seconds_since(start);
@@ -132,6 +157,7 @@ std::string Stepper::find_nonfinite(int64_t step, const Window& window) {
       found = "gradient of " + item.name;
   }
   optimizer_->zero_grad();
+  balance_.forget_window();
   return found;
 }
 

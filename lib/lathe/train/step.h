@@ -1,12 +1,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "lathe/optim/optimizer.h"
 #include "lathe/optim/schedule.h"
 #include "lathe/recipe/recipe.h"
+#include "lathe/train/balance.h"
 #include "lathe/train/task.h"
 
 namespace lathe::train {
@@ -21,6 +23,7 @@ struct StepMetrics {
   int64_t tokens = 0;    ///< without padding
   double seconds = 0;
   int64_t peak_rss_bytes = 0;
+  std::optional<BalanceMetrics> balance{};  ///< of a model with experts
 };
 
 enum class StepOutcome {
@@ -33,6 +36,8 @@ using Window = std::vector<std::vector<int64_t>>;  ///< the samples of each micr
 
 /// Optimizer steps over windows of micro-batches:
 ///     loss = Σ over all items of the window / their number, whatever the split; clip; update.
+/// Experts add the balance loss of the whole window to what is minimised, not to `loss`; their biases move with the
+/// update.
 /// Dropout masks are a function of (seed, step, micro-batch).
 class Stepper {
  public:
@@ -53,6 +58,8 @@ class Stepper {
  private:
   /// Of the randomness of a micro-batch.
   uint64_t pass_key(int64_t step, size_t index) const;
+  nn::Pass pass_of(int64_t step, size_t index) const;
+  void look_ahead(int64_t step, const Window& window);
   Task::BatchLoss add_micro_batch(int64_t step, size_t index, const std::vector<int64_t>& samples, int64_t items);
 
   Task& task_;
@@ -61,6 +68,7 @@ class Stepper {
   nn::LayerPolicy layers_;
   optim::Schedule schedule_;
   std::unique_ptr<optim::Optimizer> optimizer_;
+  Balance balance_;
   std::vector<std::string> without_gradient_;
 };
 

@@ -1,8 +1,6 @@
 #include "lathe/train/trainer.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
-
 #include <malloc.h>
 
 #include <algorithm>
@@ -41,15 +39,17 @@ constexpr size_t kProfileRows = 20;  // of the table that is shown; the file has
 Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 Json to_json(const StepMetrics& metrics) {
-  return {{"step", metrics.step},
-          {"epoch", metrics.epoch},
-          {"loss", finite_or_null(metrics.loss)},
-          {"lr", metrics.lr},
-          {"grad_norm", finite_or_null(metrics.grad_norm)},
-          {"tokens", metrics.tokens},
-          {"seconds", metrics.seconds},
-          {"tokens_per_second", static_cast<double>(metrics.tokens) / metrics.seconds},
-          {"peak_rss_bytes", metrics.peak_rss_bytes}};
+  Json line = {{"step", metrics.step},
+               {"epoch", metrics.epoch},
+               {"loss", finite_or_null(metrics.loss)},
+               {"lr", metrics.lr},
+               {"grad_norm", finite_or_null(metrics.grad_norm)},
+               {"tokens", metrics.tokens},
+               {"seconds", metrics.seconds},
+               {"tokens_per_second", static_cast<double>(metrics.tokens) / metrics.seconds},
+               {"peak_rss_bytes", metrics.peak_rss_bytes}};
+  if (metrics.balance) line.update(metrics.balance->to_json());
+  return line;
 }
 
 // The keys of a recipe that a resumed run may change.
@@ -62,13 +62,6 @@ std::string hex(uint64_t value) {
   std::string text(16, '0');
   for (size_t i = 0; i < 16; ++i) text[15 - i] = "0123456789abcdef"[(value >> (4 * i)) & 15];
   return text;
-}
-
-std::vector<std::pair<std::string, at::Tensor>> copies(const optim::NamedTensors& tensors) {
-  const at::NoGradGuard no_grad;
-  optim::NamedTensors result;
-  for (const auto& [name, tensor] : tensors) result.emplace_back(name, tensor.detach().clone());
-  return result;
 }
 
 int64_t bytes_of(const optim::NamedTensors& tensors) {
@@ -151,6 +144,8 @@ class Run {
       observer_.on_step(metrics);
     }
     if (state_.step == 1) warn_about_missing_gradients();
+    const std::string collapse = metrics.balance ? collapse_.see(state_.step, *metrics.balance) : "";
+    if (!collapse.empty()) observer_.on_warning(collapse);
     recording.reset();
     if (profiler_ && profiler_->is_done()) publish_profile();
   }
@@ -308,9 +303,13 @@ class Run {
     return take_checkpoint_request() || by_time || by_steps || by_best || is_finished();
   }
 
+  optim::NamedTensors saved_tensors() const {
+    return with_selection_biases(task_->trained_parameters(), task_->model());
+  }
+
   Snapshot snapshot() {
     state_.metrics = directory_.metrics_position();
-    return {state_, copies(task_->trained_parameters()), copies(stepper_.optimizer().state())};
+    return {state_, copies(saved_tensors()), copies(stepper_.optimizer().state())};
   }
 
   void begin_checkpoint() {
@@ -379,7 +378,7 @@ class Run {
       observer_.on_warning("bits may differ: this is " + state_.environment + ", the checkpoint is from " +
                            snapshot.state.environment);
     }
-    optim::restore_tensors(snapshot.weights, task_->trained_parameters(), (checkpoint->path / kWeightsFile).string());
+    optim::restore_tensors(snapshot.weights, saved_tensors(), (checkpoint->path / kWeightsFile).string());
     stepper_.optimizer().restore_state(snapshot.optimizer, (checkpoint->path / kOptimizerFile).string());
     const std::string environment = state_.environment;
     state_ = snapshot.state;
@@ -419,8 +418,8 @@ class Run {
   void publish_results() {
     if (state_.best && state_.best->step != state_.step) {
       const std::string file = (directory_.checkpoint_path(state_.best->step) / kWeightsFile).string();
-      optim::restore_tensors(Snapshot::read(directory_.checkpoint_path(state_.best->step)).weights,
-                             task_->trained_parameters(), file);
+      optim::restore_tensors(Snapshot::read(directory_.checkpoint_path(state_.best->step)).weights, saved_tensors(),
+                             file);
       observer_.on_note("published are the weights of step " + std::to_string(state_.best->step) +
                         ", the best evaluation");
     }
@@ -452,6 +451,7 @@ class Run {
   Clock::time_point last_checkpoint_;
   bool best_is_new_ = false;
   bool metrics_warned_ = false;
+  CollapseWatch collapse_;
 };
 
 }  // namespace

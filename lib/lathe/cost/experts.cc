@@ -1,0 +1,66 @@
+#include "lathe/cost/ops.h"
+
+namespace lathe::cost {
+namespace {
+
+constexpr Amount kIndexBytes = 8, kDoubleBytes = 8;
+constexpr Amount kFullest = 1.5;  // the fullest expert's load over the mean, as new routers spread it
+
+// The products of one pass over the assignments: up and down.
+Amount products(const ExpertsCost& cost, Amount assignments) {
+  return 2 * 2 * assignments * cost.in_features * cost.hidden_features;
+}
+
+// A frozen matrix in 16 bits is converted when its expert's turn comes.
+Amount converted_bytes(const ExpertsCost& cost) {
+  return cost.storage == Storage::Float32 ? 0 : cost.in_features * cost.hidden_features * kFloatBytes;
+}
+
+// All of them are written before the first is added to one that is there.
+void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
+  const Amount E = cost.num_experts, D = cost.in_features, F = cost.hidden_features;
+  for (const auto& [name, elements] :
+       {std::pair("gate.weight", E * D), std::pair("experts.up_proj", E * F * D),
+        std::pair("experts.up_proj_bias", E * F), std::pair("experts.down_proj", E * D * F),
+        std::pair("experts.down_proj_bias", E * D)})
+    ledger.add_gradient(cost.path + "." + name, elements * kFloatBytes);
+}
+
+}  // namespace
+
+Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
+  const Amount D = cost.in_features, F = cost.hidden_features, E = cost.num_experts;
+  const Amount assignments = x.rows * cost.top_k, of_expert = kFullest * assignments / E;
+  const Amount routing = 2 * x.rows * D * E;
+  ledger.count(Part::Linear, routing + products(cost, assignments));
+  // Logits, scores and their logarithms in float64; tokens, experts and gates of the assignments, sorted and not.
+  const Buffer router = ledger.allocate(x.rows * E * (2 * kFloatBytes + kDoubleBytes) +
+                                        assignments * (4 * kIndexBytes + 3 * kFloatBytes));
+  ledger.keep_decision(assignments * kIndexBytes);
+  const Saved input(ledger, x);
+  const Value h = ledger.tensor(assignments, F);
+  Value y = ledger.tensor(x.rows, D);
+  { const Buffer passing = ledger.allocate(of_expert * (2 * D + F) * kFloatBytes + converted_bytes(cost)); }
+  ledger.record(y, {&x}, cost.trains,
+                [&ledger, cost, router, input, h = h.buffer, routing, assignments, of_expert,
+                 wants_dx = x.needs_gradient(), elements = x.elements()](const Buffer&) {
+                  const Amount D = cost.in_features, F = cost.hidden_features;
+                  const Buffer x = input.unpack();
+                  Buffer dx = wants_dx ? ledger.allocate(elements * kFloatBytes) : nullptr;
+                  const Buffer dgates = ledger.allocate(assignments * kFloatBytes);
+                  const Amount written = cost.trains ? 2 * cost.num_experts * D * F : 0;
+                  {
+                    const Buffer passing =
+                        ledger.allocate((of_expert * 3 * (F + D) + written) * kFloatBytes + converted_bytes(cost));
+                  }
+                  if (cost.trains) add_gradients(ledger, cost);
+                  // The gradients of activations, and those of weights.
+                  ledger.count(Part::Linear, (wants_dx ? 1 : 0) * routing + (cost.trains ? routing : 0));
+                  ledger.count(Part::Linear, products(cost, assignments) * (wants_dx ? 1 : 0.5));
+                  if (cost.trains) ledger.count(Part::Linear, products(cost, assignments));
+                  return std::vector<Buffer>{std::move(dx)};
+                });
+  return y;
+}
+
+}  // namespace lathe::cost
