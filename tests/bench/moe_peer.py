@@ -1,0 +1,31 @@
+"""The peer of moe_block: transformers' block with its grouped back end. moe_peer.py mixtral|qwen3 STEPS"""
+import json
+import resource
+import sys
+import time
+
+import torch
+from transformers import MixtralConfig, Qwen3MoeConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+which, steps = sys.argv[1], int(sys.argv[2])
+if which == "mixtral":
+    kind, config = MixtralSparseMoeBlock, MixtralConfig(hidden_size=1024, intermediate_size=3584, num_local_experts=8, num_experts_per_tok=2)
+else:
+    kind, config = Qwen3MoeSparseMoeBlock, Qwen3MoeConfig(hidden_size=1024, moe_intermediate_size=768, num_experts=64, num_experts_per_tok=8, norm_topk_prob=True)
+config._experts_implementation = "grouped_mm"
+torch.manual_seed(0)
+block = kind(config).train()
+for parameter in block.parameters():
+    torch.nn.init.normal_(parameter, std=0.02)
+x = torch.randn(1, 2048, 1024, requires_grad=True)
+cpu, wall = [], []
+for _ in range(steps):
+    start, before = time.perf_counter(), time.process_time()
+    x.grad = None
+    block.zero_grad(set_to_none=True)
+    block(x).sum().backward()
+    cpu.append(time.process_time() - before)
+    wall.append(time.perf_counter() - start)
+print(json.dumps({"cpu_s": cpu, "wall_s": wall, "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
