@@ -2,12 +2,16 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/ones.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <torch/version.h>
 
 #include <utility>
 
 #include "lathe/adapters/lora.h"
+#include "lathe/base/memory.h"
 #include "lathe/base/processor.h"
 #include "lathe/base/version.h"
 #include "lathe/nn/gemm.h"
@@ -21,6 +25,16 @@ std::string bits_decided_by() {
   return std::string("LibTorch ") + TORCH_VERSION + ", " + at::get_cpu_capability() + ", kernels " +
          nn::kernels::chosen_target() + ", products " + (nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL") + ", " +
          std::to_string(at::get_num_threads()) + " threads";
+}
+
+int64_t measure_base_bytes() {
+  const at::NoGradGuard no_grad;
+  {
+    const at::Tensor a = at::ones({512, 512});
+    nn::gemm(a, a);
+  }
+  ::malloc_trim(0);
+  return resident_memory_bytes() - MemoryMeter::live_bytes();
 }
 
 Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int64_t base_bytes,

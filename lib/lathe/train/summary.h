@@ -18,8 +18,11 @@ struct Overheads {
   double metrics_cpu = 0, checkpoints_cpu = 0, checkpoint_stall = 0;
 };
 
-/// run.json, what `lathe report` shows beside the metrics. `base_bytes`: what was resident before the first step, less
-/// the model.
+/// What is resident before the first step, less the model: the program, the data, and the libraries with the buffers
+/// that a first product makes them load. Gives back what reading the data has left behind.
+int64_t measure_base_bytes();
+
+/// run.json, what `lathe report` shows beside the metrics.
 Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int64_t base_bytes,
                  const Overheads& overheads);
 

@@ -1,8 +1,6 @@
 #include "lathe/train/trainer.h"
 
 #include <ATen/Parallel.h>
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -99,8 +97,7 @@ class Run {
   void run(int64_t profile_steps) {
     if (profile_steps > 0) profiler_.emplace(profile_steps);
     first_step_ = state_.step;
-    ::malloc_trim(0);  // what reading the data has left behind
-    base_bytes_ = resident_memory_bytes() - MemoryMeter::live_bytes();
+    base_bytes_ = measure_base_bytes();
     observer_.on_start(first_step_, num_steps_);
     warn_about_metrics(directory_.flush_metrics());
     if (is_finished() && has_results())
