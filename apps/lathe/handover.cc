@@ -40,8 +40,7 @@ int hand_over(char** argv) {
   // Held back until lathe-torch has its handlers: a Ctrl-C while LibTorch loads is not lost.
   sigset_t stops;
   sigemptyset(&stops);
-  sigaddset(&stops, SIGINT);
-  sigaddset(&stops, SIGTERM);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) sigaddset(&stops, number);
   ::sigprocmask(SIG_BLOCK, &stops, nullptr);
   ::execv(program.c_str(), argv);
   print_error(program + ": cannot start: " + std::strerror(errno));

@@ -1,3 +1,4 @@
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/softmax.h>
 
 #include <algorithm>
@@ -14,6 +15,10 @@ namespace lathe::app {
 namespace {
 
 void print_labels(const CommandLine& line, const train::Classifier& classifier, const at::Tensor& logits) {
+  if (!logits.isfinite().all().item<bool>()) {
+    throw data_error(line.adapter.empty() ? line.model : line.adapter, "gives logits that are not finite",
+                     "lathe inspect shows its tensors; was the training stable?");
+  }
   const at::Tensor probabilities = at::softmax(logits, 1);
   for (int64_t i = 0; i < probabilities.size(0); ++i) {
     Json by_label = Json::object();

@@ -4,6 +4,7 @@
 """
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -56,6 +57,29 @@ class RobustnessTest(unittest.TestCase):
         process.send_signal(signal.SIGTERM)
         self.assertIn(process.wait(60), (128 + signal.SIGINT, 128 + signal.SIGTERM))
         self.assert_resumes()
+
+    def test_nohup_is_respected(self):
+        words = self.command("~training.epochs", "training.max_steps=400")
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        self.wait_for_step(5)
+        process.send_signal(signal.SIGHUP)
+        self.assertEqual(process.wait(60), 0)
+
+    def test_damaged_best_checkpoint_is_told_and_not_published(self):
+        best = ["~training.epochs", "training.max_steps=30", "training.eval_every_steps=3", "training.keep_checkpoints=1", "optimizer.lr=0.3",
+                "optimizer.schedule=constant", "training.keep_best={measure: eval_loss}"]
+        subprocess.run(self.command(*best), check=True, capture_output=True, timeout=120)
+        steps = sorted(int(name[5:]) for name in os.listdir(os.path.join(self.run_directory, "checkpoints")))
+        self.assertEqual(len(steps), 2, "the best one is not the last: the learning rate is far too high")
+        path = os.path.join(self.run_directory, "checkpoints", f"step-{steps[0]}", "trainable.safetensors")
+        with open(path, "r+b") as file:
+            file.seek(-3, os.SEEK_END)
+            byte = file.read(1)[0]
+            file.seek(-3, os.SEEK_END)
+            file.write(bytes([byte ^ 0x41]))
+        shutil.rmtree(os.path.join(self.run_directory, "adapter"))
+        done = subprocess.run(self.command(*best, "--resume"), check=True, capture_output=True, text=True, timeout=120)
+        self.assertIn("missing or damaged; published are the last weights", done.stderr)
 
     def test_closed_output_does_not_stop_training(self):
         read_end, write_end = os.pipe()

@@ -90,7 +90,7 @@ TEST(MatchTargets, NamesTheItemThatMatchesNothing) {
 
 TEST(MatchTargets, NamesTheMistakeInARegex) {
   EXPECT_EQ(target_refusal(with_targets(std::string("(query"))),
-            "r.yaml:3:5: adapter.target_modules: target_modules: expected a regular expression: missing closing "
+            "r.yaml:3:5: adapter.target_modules: expected a regular expression: missing closing "
             "parenthesis at character 7, got \"(query\"");
   AdapterConfig config = with_targets(Names{"query"});
   config.alpha_pattern = {{"a)(", 1}, {"[", 1}};

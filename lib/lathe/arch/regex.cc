@@ -71,7 +71,9 @@ bool Regex::match(const std::string& text, uint32_t options) const {
 
 void Regex::fail(const std::string& expected) const {
   Diagnostic diagnostic = place_;
-  diagnostic.problem = key_ + ": " + Diagnostic::expected(expected, quote(pattern_));
+  diagnostic.key.erase(diagnostic.key.rfind('.') + 1);  // the section stays: "adapter."
+  diagnostic.key += key_;
+  diagnostic.problem = Diagnostic::expected(expected, quote(pattern_));
   throw Error(ErrorKind::Config, diagnostic);
 }
 

@@ -73,6 +73,7 @@ Patterns compile_patterns(const std::vector<formats::Pattern>& patterns, const s
                           const Diagnostic& place) {
   Patterns compiled;
   for (const auto& [pattern, value] : patterns) {
+    (void)Regex(pattern, key, place);  // a message about what the user wrote
     compiled.emplace_back(Regex("(.*\\.)?(" + pattern + ")$", key, place), value);
   }
   return compiled;

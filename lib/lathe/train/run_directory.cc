@@ -196,6 +196,8 @@ void RunDirectory::prune_checkpoints(int64_t keep, int64_t spared) {
   }
 }
 
+bool RunDirectory::has_whole_checkpoint(int64_t step) const { return verifies(checkpoint_path(step)); }
+
 std::optional<CheckpointPlace> RunDirectory::newest_checkpoint(std::vector<std::string>& damaged) const {
   for (const CheckpointPlace& place : list_checkpoints(path_ / "checkpoints")) {
     if (verifies(place.path)) return place;

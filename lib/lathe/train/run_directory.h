@@ -52,6 +52,8 @@ class RunDirectory {
   /// Removes all whole checkpoints but the newest `keep` and that of step `spared`.
   void prune_checkpoints(int64_t keep, int64_t spared);
   std::filesystem::path checkpoint_path(int64_t step) const;
+  /// Whether the checkpoint of that step is there and its manifest verifies.
+  bool has_whole_checkpoint(int64_t step) const;
   /// Gives a damaged checkpoint a name under which it is no longer found.
   static void set_aside(const std::filesystem::path& checkpoint);
   /// Brings metrics.jsonl to the disk: a checkpoint counts on its lines.

@@ -21,7 +21,11 @@ void on_checkpoint_signal(int) { checkpoint_requests = 1; }
 void install_stop_handlers() {
   struct sigaction action {};
   action.sa_handler = on_stop_signal;
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(number, &action, nullptr);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    ::sigaction(number, nullptr, &before);
+    if (before.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);  // nohup wants it ignored
+  }
   struct sigaction checkpoint {};
   checkpoint.sa_handler = on_checkpoint_signal;
   checkpoint.sa_flags = SA_RESTART;
@@ -33,7 +37,7 @@ void install_stop_handlers() {
 void unblock_stop_signals() {
   sigset_t stops;
   sigemptyset(&stops);
-  for (const int number : {SIGINT, SIGTERM}) sigaddset(&stops, number);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) sigaddset(&stops, number);
   ::sigprocmask(SIG_UNBLOCK, &stops, nullptr);
 }
 

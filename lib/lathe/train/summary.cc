@@ -33,6 +33,7 @@ int64_t measure_base_bytes() {
     const at::Tensor a = at::ones({512, 512});
     nn::gemm(a, a);
   }
+  MemoryMeter::reset_peak();
   ::malloc_trim(0);
   return resident_memory_bytes() - MemoryMeter::live_bytes();
 }

@@ -413,7 +413,10 @@ class Run {
   }
 
   void publish_results() {
-    if (state_.best && state_.best->step != state_.step) {
+    if (state_.best && state_.best->step != state_.step && !directory_.has_whole_checkpoint(state_.best->step)) {
+      observer_.on_warning(directory_.checkpoint_path(state_.best->step).string() +
+                           ": missing or damaged; published are the last weights, not the best evaluation's");
+    } else if (state_.best && state_.best->step != state_.step) {
       const std::string file = (directory_.checkpoint_path(state_.best->step) / kWeightsFile).string();
       optim::restore_tensors(Snapshot::read(directory_.checkpoint_path(state_.best->step)).weights, saved_tensors(),
                              file);

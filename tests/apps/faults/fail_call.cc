@@ -2,7 +2,7 @@
 //   LATHE_FAULT_DIRECTORY  only files below it count
 //   LATHE_FAULT            N:KIND  call number N (from 1) fails: ENOSPC, EIO or short (half of a write)
 //   LATHE_FAULT_LOG        gets one line per counted call: its name and path
-//   LATHE_FAIL_ALLOCATION  N: from number N (from 1) no allocation of 4 KiB or more succeeds
+//   LATHE_FAIL_ALLOCATION  N: from number N (from 1) no aligned allocation, as small tensors are, succeeds
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -75,14 +75,11 @@ ssize_t write(int descriptor, const void* data, size_t size) {
   return -1;
 }
 
-void* __libc_malloc(size_t size);
-
-void* malloc(size_t size) {
+int posix_memalign(void** pointer, size_t alignment, size_t size) {
+  static const long first = std::atol(environment("LATHE_FAIL_ALLOCATION").c_str());
   static std::atomic<long> count{0};
-  static const char* const first = std::getenv("LATHE_FAIL_ALLOCATION");
-  if (first == nullptr || size < 4096 || ++count < std::atol(first)) return __libc_malloc(size);
-  errno = ENOMEM;
-  return nullptr;
+  if (first > 0 && ++count >= first) return ENOMEM;
+  return real<int(void**, size_t, size_t)>("posix_memalign")(pointer, alignment, size);
 }
 
 int fsync(int descriptor) {
