@@ -266,7 +266,8 @@ def check_memory(folder, recipe, dense):
               f"kept for backward {plan['measured']['activations']}")
         if abs(error) > 0.05:
             sys.exit(f"FAILED: the plan of {name} is {100 * error:.1f} % off")
-    if measured["four bits"]["activations"] > measured["dense"]["activations"]:
+    # malloc rounds small blocks up by a few bytes; the smallest dense weight has 590 kB.
+    if measured["four bits"]["activations"] > measured["dense"]["activations"] + 4096:
         sys.exit("FAILED: on four bits more is kept for the backward pass than on dense weights")
 
 
