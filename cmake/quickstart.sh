@@ -17,6 +17,7 @@ while [ -e "$run" ]; do  # each run gets a directory of its own
   run=runs/quickstart-$number
 done
 "$lathe" validate quickstart --data
+"$lathe" plan quickstart
 "$lathe" train quickstart output.dir="$run"
 result=$("$lathe" eval "$run" data.eval="$cache/data/spam-assassin/test.jsonl" --json)
 read -r accuracy f1 < <(python3 -c 'import json, sys; r = json.loads(sys.argv[1]); print("%.4f" % r["accuracy"], "%.4f" % r["f1"])' "$result")
