@@ -1,41 +1,29 @@
 #include "lathe/train/balance.h"
 
-#include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 
 #include <filesystem>
-#include <sstream>
 
-#include "lathe/base/files.h"
 #include "lathe/models/load.h"
 #include "lathe/models/upcycle.h"
 #include "lathe/train/classifier.h"
 #include "lathe/train/classifier_task.h"
 #include "lathe/train/run_state.h"
-#include "lathe/train/step.h"
-#include "lathe/train/trainer.h"
 #include "small_bert.h"
+#include "train/run_fixture.h"
 
 namespace lathe::train {
 namespace {
 
 using ::testing::HasSubstr;
-using testing::TemporaryDirectory;
 namespace fs = std::filesystem;
 
 // A small BERT with four experts in the place of each MLP, and eight samples of different lengths.
-class BalanceTest : public ::testing::Test {
+class BalanceTest : public RunFixture {
  protected:
   BalanceTest() {
-    at::set_num_threads(1);
     testing::write_small_bert(directory_);
-    std::string lines;
-    for (int i = 0; i < 8; ++i) {
-      std::string text;
-      for (int j = 0; j <= 2 * i; ++j) text += std::string(1, static_cast<char>('a' + (i * 7 + j * 3) % 26)) + " ";
-      lines += "{\"text\": \"" + text + "\", \"label\": " + std::to_string(i % 2) + "}\n";
-    }
-    directory_.write("train.jsonl", lines);
+    write_eight_texts(directory_);
     directory_.write("recipe.yaml", R"(
 model: {path: model, task: classification, init: random, dropout: 0, moe: {num_experts: 4, top_k: 2, aux_loss_weight: 0.1, z_loss_weight: 0.01, bias_update_rate: 0.01}}
 adapter: {type: none}
@@ -46,65 +34,31 @@ output: {dir: unused}
 )");
   }
 
-  recipe::Recipe recipe(std::vector<std::string> overrides = {}) const {
-    return recipe::load((directory_ / "recipe.yaml").string(), overrides);
-  }
-
   struct Result {
     StepMetrics metrics;
     std::vector<at::Tensor> update, biases;
   };
   // One step over `window`; in float64 if so wanted.
   Result step(const Window& window, const std::vector<std::string>& overrides, bool as_double) const {
-    const recipe::Recipe given = recipe(overrides);
+    const recipe::Recipe given = recipe("unused", overrides);
     const auto task = open_classifier_task(given);
     if (as_double) {
       for (auto& item : task->model().named_parameters()) item.value().set_data(item.value().detach().to(at::kDouble));
     }
     task->model().train();
     Stepper stepper(*task, given, 1);
-    const auto parameters = task->trained_parameters();
-    std::vector<at::Tensor> before;
-    for (const auto& [name, parameter] : parameters) before.push_back(parameter.detach().clone());
     Result result;
-    EXPECT_EQ(stepper.run(0, window, result.metrics), StepOutcome::Done);
-    for (size_t i = 0; i < parameters.size(); ++i) result.update.push_back(before[i] - parameters[i].second.detach());
+    result.update = update_of_step(*task, stepper, window, result.metrics);
     for (const auto& [name, bias] : models::selection_biases(task->model())) result.biases.push_back(bias.clone());
     return result;
   }
-
-  void train(const std::string& run, std::vector<std::string> overrides, bool resume = false) {
-    overrides.push_back("output.dir=" + (directory_ / run).string());
-    TrainObserver silent;
-    lathe::train::train(recipe(overrides), resume, silent);
-  }
-  std::vector<Json> lines_of(const std::string& run) const {
-    std::vector<Json> lines;
-    std::istringstream stream(read_file(directory_ / (run + "/metrics.jsonl"), 1 << 20));
-    for (std::string line; std::getline(stream, line);) {
-      Json json = Json::parse(line);
-      for (const char* varying : {"seconds", "tokens_per_second", "peak_rss_bytes"}) json.erase(varying);
-      lines.push_back(std::move(json));
-    }
-    return lines;
-  }
-
-  TemporaryDirectory directory_;
 };
 
-const Window kWhole = {{0, 1, 2, 3, 4, 5, 6, 7}};
-
-double largest_difference(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, (a[i] - b[i]).abs().max().item<double>());
-  return largest;
-}
-
 TEST_F(BalanceTest, IsThatOfTheWindowForEverySplit) {
-  const Result whole = step(kWhole, {}, /*as_double=*/true);
+  const Result whole = step(kEightTexts, {}, /*as_double=*/true);
   ASSERT_EQ(whole.metrics.balance->load.size(), 3U) << "one mixture in each layer";
   EXPECT_GT(whole.metrics.balance->loss, 0);
-  const Result without = step(kWhole, {"model.moe.aux_loss_weight=0", "model.moe.z_loss_weight=0"}, true);
+  const Result without = step(kEightTexts, {"model.moe.aux_loss_weight=0", "model.moe.z_loss_weight=0"}, true);
   EXPECT_GT(largest_difference(whole.update, without.update), 1e-4) << "the balance terms reach the gradient";
   for (const Window& split : {Window{{0, 1}, {2, 3}, {4, 5}, {6, 7}}, Window{{0, 1, 2, 3, 4}, {5, 6, 7}}}) {
     const Result parts = step(split, {}, true);
@@ -158,10 +112,10 @@ TEST_F(BalanceTest, ResumesToTheSameBits) {
   }
   EXPECT_GT(moved, 0) << "the biases are in the checkpoint";
   train("cut", overrides, /*resume=*/true);
-  EXPECT_EQ(lines_of("cut"), lines_of("straight"));
+  EXPECT_EQ(metrics("cut"), metrics("straight"));
   const auto bytes = [&](const char* run) { return read_file(directory_ / run / "model/model.safetensors", 1 << 24); };
   EXPECT_EQ(bytes("cut"), bytes("straight"));
-  EXPECT_TRUE(lines_of("straight").front().contains("moe_entropy"));
+  EXPECT_TRUE(metrics("straight").front().contains("moe_entropy"));
 }
 
 TEST_F(BalanceTest, PublishesAModelThatOpensWithItsExperts) {
@@ -183,7 +137,7 @@ TEST_F(BalanceTest, PublishesAModelThatOpensWithItsExperts) {
     std::vector<std::string> overrides = further;
     overrides.push_back(override);
     try {
-      recipe::resolve_model(recipe(overrides));
+      recipe::resolve_model(recipe("unused", overrides));
     } catch (const Error& failure) {
       return std::string(failure.what());
     }
@@ -211,10 +165,10 @@ TEST_F(BalanceTest, WarnsOfCollapseOnceWithTheKnobToTurn) {
     std::vector<std::string> warnings;
     void on_warning(const std::string& text) override { warnings.push_back(text); }
   } listener;
-  lathe::train::train(recipe({"model.path=" + (directory_ / "upcycled").string(), "model.init=checkpoint", "~model.moe",
-                              "model.moe.aux_loss_weight=0", "training.max_steps=12", "optimizer.lr=1e-6",
-                              "output.dir=" + (directory_ / "collapsed").string()}),
-                      false, listener);
+  lathe::train::train(
+      recipe("collapsed", {"model.path=" + (directory_ / "upcycled").string(), "model.init=checkpoint", "~model.moe",
+                           "model.moe.aux_loss_weight=0", "training.max_steps=12", "optimizer.lr=1e-6"}),
+      false, listener);
   ASSERT_EQ(listener.warnings.size(), 1U);
   EXPECT_THAT(listener.warnings[0], HasSubstr("step 10: routing collapses in expert layer 0: 2 of 4 experts are dead"));
   EXPECT_THAT(listener.warnings[0], HasSubstr("raise model.moe.aux_loss_weight"));

@@ -1,31 +1,26 @@
 // Training on a checkpoint that is in four bits already.
-#include <ATen/Parallel.h>
-
 #include <cmath>
 #include <filesystem>
 
 #include "expect_error.h"
-#include "lathe/base/files.h"
 #include "lathe/models/quantize.h"
 #include "lathe/models/quantize_directory.h"
 #include "lathe/train/save.h"
-#include "lathe/train/trainer.h"
 #include "small_bert.h"
+#include "train/run_fixture.h"
 
 namespace lathe::train {
 namespace {
 
 using testing::error_text;
 using ::testing::HasSubstr;
-using testing::TemporaryDirectory;
 
 namespace fs = std::filesystem;
 
 /// The small BERT, dense in "model" and quantised in "four", and a recipe for both.
-class FourBitTraining : public ::testing::Test {
+class FourBitTraining : public RunFixture {
  protected:
   FourBitTraining() {
-    at::set_num_threads(1);
     const auto dense = formats::ModelDirectory::open(testing::write_small_bert(directory_));
     fs::create_directories(directory_ / "four");
     models::quantize_directory(dense, nn::NF4LinearOptions().double_quant(true), {"classifier"}, directory_ / "four");
@@ -40,19 +35,10 @@ training: {max_steps: 4, batch_size: 2, seed: 3}
 output: {dir: placeholder}
 )");
   }
-  void train(const std::string& run, std::vector<std::string> overrides = {}) {
-    overrides.push_back("output.dir=" + (directory_ / run).string());
-    TrainObserver silent;
-    lathe::train::train(recipe::load((directory_ / "recipe.yaml").string(), overrides), /*resume=*/false, silent);
-  }
+
   std::string refusal(ErrorKind kind, const std::vector<std::string>& overrides) {
     return error_text(kind, [&] { train("refused", overrides); });
   }
-  std::string adapter_bytes(const std::string& run) const {
-    return read_file(directory_ / (run + "/adapter/adapter_model.safetensors"), 1 << 24);
-  }
-
-  TemporaryDirectory directory_;
   const std::string dense_path_ = "model.path=" + (directory_ / "model").string();
 };
 

@@ -1,15 +1,10 @@
-#include <ATen/Parallel.h>
-
-#include <sstream>
-
 #include "expect_error.h"
 #include "lathe/base/files.h"
 #include "lathe/data/mixup.h"
 #include "lathe/train/classifier_task.h"
 #include "lathe/train/evaluate.h"
-#include "lathe/train/trainer.h"
-#include "temporary_directory.h"
 #include "tensor_expect.h"
+#include "train/run_fixture.h"
 
 namespace lathe::train {
 namespace {
@@ -40,10 +35,9 @@ void write_pictures(const testing::TemporaryDirectory& directory) {
   directory.write("train-labels-idx1-ubyte", labels);
 }
 
-class ImageTaskTest : public ::testing::Test {
+class ImageTaskTest : public RunFixture {
  protected:
   ImageTaskTest() {
-    at::set_num_threads(1);
     write_pictures(directory_);
     directory_.write("recipe.yaml", R"(
 model:
@@ -63,35 +57,12 @@ output: {dir: placeholder}
 )");
   }
 
-  recipe::Recipe recipe(const std::string& run, std::vector<std::string> overrides = {}) const {
-    overrides.push_back("output.dir=" + (directory_ / run).string());
-    return recipe::load((directory_ / "recipe.yaml").string(), overrides);
-  }
-  void train(const std::string& run, const std::vector<std::string>& overrides = {}, bool resume = false) {
-    TrainObserver silent;
-    lathe::train::train(recipe(run, overrides), resume, silent);
-  }
-  std::vector<Json> metrics(const std::string& run) const {
-    std::vector<Json> lines;
-    std::istringstream stream(read_file(directory_ / (run + "/metrics.jsonl"), 1 << 20));
-    for (std::string line; std::getline(stream, line);) {
-      Json json = Json::parse(line);
-      for (const char* varying : {"seconds", "tokens_per_second", "peak_rss_bytes"}) json.erase(varying);
-      lines.push_back(std::move(json));
-    }
-    return lines;
-  }
-  std::string weights(const std::string& run) const {
-    return read_file(directory_ / (run + "/model/model.safetensors"), 1 << 24);
-  }
   Evaluation evaluate_run(const std::string& run) const {
     const Classifier classifier = load_classifier((directory_ / (run + "/model")).string(), "");
     const recipe::Recipe r = recipe(run);
     return evaluate(classifier, data::open_image_evaluation(r, classifier.arch, *classifier.image, classifier.labels),
                     7, {});
   }
-
-  testing::TemporaryDirectory directory_;
 };
 
 TEST_F(ImageTaskTest, BitsDoNotDependOnTheThreadsThatPrepare) {
@@ -100,10 +71,10 @@ TEST_F(ImageTaskTest, BitsDoNotDependOnTheThreadsThatPrepare) {
     const std::string run = "workers" + std::to_string(workers);
     train(run, {"data.num_workers=" + std::to_string(workers)});
     EXPECT_EQ(metrics(run), metrics("one"));
-    EXPECT_EQ(weights(run), weights("one"));
+    EXPECT_EQ(model_bytes(run), model_bytes("one"));
   }
   train("other", {"training.seed=4"});
-  EXPECT_NE(weights("other"), weights("one"));
+  EXPECT_NE(model_bytes("other"), model_bytes("one"));
 }
 
 TEST_F(ImageTaskTest, ResumesToTheSameBits) {
@@ -118,7 +89,7 @@ TEST_F(ImageTaskTest, ResumesToTheSameBits) {
     ASSERT_TRUE(fs::exists(directory_ / "cut/checkpoints/step-8"));
     train("cut", {"data.num_workers=" + std::to_string(workers)}, /*resume=*/true);
     EXPECT_EQ(metrics("cut"), metrics("straight"));
-    EXPECT_EQ(weights("cut"), weights("straight"));
+    EXPECT_EQ(model_bytes("cut"), model_bytes("straight"));
     EXPECT_EQ(read_file(directory_ / "cut/evaluation.json", 1 << 20),
               read_file(directory_ / "straight/evaluation.json", 1 << 20));
   }

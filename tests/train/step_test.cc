@@ -2,25 +2,18 @@
 
 #include "lathe/train/classifier_task.h"
 #include "small_bert.h"
+#include "train/run_fixture.h"
 
 namespace lathe::train {
 namespace {
 
-using testing::TemporaryDirectory;
-
 // Eight samples of different lengths; the model and its adapter in float64; SGD with rate 1, so that a step's change is
 // the gradient itself.
-class WindowTest : public ::testing::Test {
+class WindowTest : public RunFixture {
  protected:
   WindowTest() {
     testing::write_small_bert(directory_);
-    std::string lines;
-    for (int i = 0; i < 8; ++i) {
-      std::string text;
-      for (int j = 0; j <= 2 * i; ++j) text += std::string(1, static_cast<char>('a' + (i * 7 + j * 3) % 26)) + " ";
-      lines += "{\"text\": \"" + text + "\", \"label\": " + std::to_string(i % 2) + "}\n";
-    }
-    directory_.write("train.jsonl", lines);
+    write_eight_texts(directory_);
     directory_.write("recipe.yaml", R"(
 model: {path: model, task: classification, dropout: 0}
 adapter: {type: lora, rank: 2, alpha: 4, target_modules: [query, value]}
@@ -33,40 +26,25 @@ output: {dir: unused}
 
   // The update of every trained parameter by one step over `window`.
   std::vector<Tensor> update(const Window& window, double* loss = nullptr) const {
-    const recipe::Recipe recipe = recipe::load((directory_ / "recipe.yaml").string());
-    const auto task = open_classifier_task(recipe);
+    const recipe::Recipe given = recipe("unused");
+    const auto task = open_classifier_task(given);
     for (auto& item : task->model().named_parameters()) {
       Tensor value = item.value().detach().to(at::kDouble);
       if (item.key().ends_with("lora_B.weight")) value = testing::ramp(value.sizes(), 0.3, 0, at::kDouble);
       item.value().set_data(value);
     }
     task->model().train();
-    Stepper stepper(*task, recipe, 1);
-    std::vector<Tensor> before;
-    for (const auto& [name, parameter] : task->trained_parameters()) before.push_back(parameter.detach().clone());
+    Stepper stepper(*task, given, 1);
     StepMetrics metrics;
-    EXPECT_EQ(stepper.run(0, window, metrics), StepOutcome::Done);
+    auto result = update_of_step(*task, stepper, window, metrics);
     if (loss != nullptr) *loss = metrics.loss;
-    std::vector<Tensor> result;
-    size_t i = 0;
-    for (const auto& [name, parameter] : task->trained_parameters()) result.push_back(before[i++] - parameter.detach());
     return result;
   }
-
-  static double largest_difference(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
-    double largest = 0;
-    for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, (a[i] - b[i]).abs().max().item<double>());
-    return largest;
-  }
-
-  TemporaryDirectory directory_;
 };
-
-const Window kWhole = {{0, 1, 2, 3, 4, 5, 6, 7}};
 
 TEST_F(WindowTest, GivesTheSameGradientForEverySplit) {
   double whole_loss = 0;
-  const auto whole = update(kWhole, &whole_loss);
+  const auto whole = update(kEightTexts, &whole_loss);
   EXPECT_GT(whole.front().abs().max().item<double>(), 1e-4) << "the gradient is not trivially zero";
   for (const Window& split : {Window{{0, 1}, {2, 3}, {4, 5}, {6, 7}}, Window{{0, 1, 2, 3, 4}, {5, 6, 7}},
                               Window{{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}}, Window{{7, 6, 5}, {}, {4, 3, 2, 1, 0}}}) {
@@ -78,7 +56,7 @@ TEST_F(WindowTest, GivesTheSameGradientForEverySplit) {
 
 // What many trainers do: the mean of each micro-batch's mean. With 5 and 3 samples it is another gradient.
 TEST_F(WindowTest, IsNotTheMeanOfMeans) {
-  const auto whole = update(kWhole), five = update({{0, 1, 2, 3, 4}}), three = update({{5, 6, 7}});
+  const auto whole = update(kEightTexts), five = update({{0, 1, 2, 3, 4}}), three = update({{5, 6, 7}});
   std::vector<Tensor> mean_of_means, weighted;
   for (size_t i = 0; i < whole.size(); ++i) {
     mean_of_means.push_back((five[i] + three[i]) / 2);

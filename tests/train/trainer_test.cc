@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <sstream>
 
 #include "expect_error.h"
 #include "lathe/base/files.h"
@@ -14,6 +13,7 @@
 #include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
 #include "small_bert.h"
+#include "train/run_fixture.h"
 
 namespace lathe::train {
 namespace {
@@ -22,15 +22,13 @@ using ::testing::ElementsAre;
 using testing::error_text;
 using testing::expect_identical;
 using ::testing::HasSubstr;
-using testing::TemporaryDirectory;
 
 namespace fs = std::filesystem;
 
 // A run on a small model and 11 samples of different lengths.
-class TrainerTest : public ::testing::Test {
+class TrainerTest : public RunFixture {
  protected:
   TrainerTest() {
-    at::set_num_threads(1);
     testing::write_small_bert(directory_);
     std::string lines;
     for (int i = 0; i < 11; ++i) {
@@ -48,30 +46,6 @@ training: {max_steps: 8, batch_size: 2, gradient_accumulation_steps: 2, seed: 3,
 output: {dir: placeholder}
 )");
   }
-
-  recipe::Recipe recipe(const std::string& run, std::vector<std::string> overrides = {}) const {
-    overrides.push_back("output.dir=" + (directory_ / run).string());
-    return recipe::load((directory_ / "recipe.yaml").string(), overrides);
-  }
-  void train(const std::string& run, const std::vector<std::string>& overrides = {}, bool resume = false) {
-    TrainObserver silent;
-    lathe::train::train(recipe(run, overrides), resume, silent);
-  }
-  std::vector<Json> metrics(const std::string& run) const {
-    std::vector<Json> lines;
-    std::istringstream stream(read_file(directory_ / (run + "/metrics.jsonl"), 1 << 20));
-    for (std::string line; std::getline(stream, line);) {
-      Json json = Json::parse(line);
-      for (const char* varying : {"seconds", "tokens_per_second", "peak_rss_bytes"}) json.erase(varying);
-      lines.push_back(std::move(json));
-    }
-    return lines;
-  }
-  std::string adapter_bytes(const std::string& run) const {
-    return read_file(directory_ / (run + "/adapter/adapter_model.safetensors"), 1 << 24);
-  }
-
-  TemporaryDirectory directory_;
 };
 
 TEST_F(TrainerTest, WritesEveryKeyOfAStepAndAnEvaluation) {
