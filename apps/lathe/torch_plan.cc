@@ -27,8 +27,7 @@ int run_measured_plan(const CommandLine& line) {
   const recipe::ResolvedModel resolved = recipe::resolve_model(given);
   const int64_t available = available_memory_bytes();
   const recipe::Recipe settled = cost::settle(given, resolved, available);
-  cost::require_fit(settled, resolved, available);
-  const cost::Plan plan = cost::make_plan(settled, resolved);
+  const cost::Plan plan = cost::require_fit(settled, resolved, available);
   const train::MeasuredStep measured = train::measure_step(settled);
   if (line.json) {
     Json json = cost::to_json(plan);

@@ -2,7 +2,6 @@
 // with the own CPU and wall seconds of each step.
 //   minilm_step MODEL ROWS.jsonl STEPS [DROPOUT]
 #include <ATen/Parallel.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cstdio>
@@ -10,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "lathe/base/clock_meter.h"
+#include "lathe/base/memory.h"
 #include "lathe/data/windows.h"
 #include "lathe/train/classifier_task.h"
 #include "lathe/train/memory_meter.h"
@@ -17,14 +18,7 @@
 
 namespace {
 
-double own_cpu_seconds() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
+double own_cpu_seconds() { return lathe::ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID); }
 
 std::string recipe_text(const std::string& model, const std::string& rows, const std::string& dropout) {
   return "model: {path: " + model + ", task: classification, max_length: 128" +
@@ -60,11 +54,10 @@ int main(int argc, char** argv) {
     losses += comma + std::to_string(metrics.loss);
     if (step == 0) first = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
   std::printf(
       "{\"cpu_s\": [%s], \"wall_s\": [%s], \"losses\": [%s], \"to_first_step_s\": %.4f, \"peak_rss_mib\": %ld, "
       "\"threads\": %d}\n",
-      cpu.c_str(), wall.c_str(), losses.c_str(), first, usage.ru_maxrss / 1024, at::get_num_threads());
+      cpu.c_str(), wall.c_str(), losses.c_str(), first, lathe::peak_resident_memory_bytes() >> 20,
+      at::get_num_threads());
   return 0;
 }

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
 #include <malloc.h>
-#include <sys/resource.h>
 #include <torch/utils.h>
 
 #include <chrono>
@@ -12,20 +11,15 @@
 #include <cstdio>
 #include <string>
 
+#include "lathe/base/clock_meter.h"
+#include "lathe/base/memory.h"
 #include "lathe/nn/moe.h"
 
 namespace {
 
 constexpr int64_t kWidth = 1024, kTokens = 2048;
 
-double own_cpu_seconds() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
+double own_cpu_seconds() { return lathe::ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID); }
 
 void fill(torch::nn::Module& module) {
   torch::manual_seed(0);
@@ -59,9 +53,7 @@ int main(int argc, char** argv) {
     cpu += comma + std::to_string(own_cpu_seconds() - cpu_before);
     wall += comma + std::to_string(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
   std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"peak_rss_mib\": %ld}\n", cpu.c_str(), wall.c_str(),
-              usage.ru_maxrss / 1024);
+              lathe::peak_resident_memory_bytes() >> 20);
   return 0;
 }

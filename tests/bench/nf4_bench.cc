@@ -4,33 +4,23 @@
 // Prints one JSON line: the median and every sample of each operation.
 #include <ATen/Parallel.h>
 #include <malloc.h>
-#include <sys/resource.h>
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <climits>
 #include <cstdio>
 #include <functional>
 
 #include "bench/nf4_stack.h"
+#include "lathe/base/clock_meter.h"
 #include "lathe/optim/adam.h"
 
 namespace lathe::bench {
 namespace {
 
-double cpu_seconds() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
+double cpu_seconds() { return ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID); }
 
-double wall_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double wall_seconds() { return ClockMeter::seconds(CLOCK_MONOTONIC); }
 
 std::string json;
 

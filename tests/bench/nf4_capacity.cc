@@ -1,7 +1,6 @@
 // How large a model takes a LoRA step on four-bit weights: nf4_capacity [BLOCKS [TOKENS [HIDDEN INTERMEDIATE]]]
 // A stack of the linear layers of a 13 B Llama (40 blocks, hidden 5120, intermediate 13824), random weights made one
 // tensor at a time, takes two steps with full activation checkpointing. Prints the peak against the arithmetic.
-#include <sys/resource.h>
 #include <torch/torch.h>
 
 #include <chrono>
@@ -66,11 +65,9 @@ int run(const StackOptions& options, int64_t tokens) {
     std::printf("step %d: loss %.6f in %.1f s\n", i, loss.item<double>(), seconds() - start);
     std::fflush(stdout);
   }
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
   const auto peak = static_cast<double>(train::MemoryMeter::peak_bytes());
   std::printf("peak %.0f MB, planned %+.2f %%; resident at most %.0f MB\n", peak / 1e6,
-              100 * (planned.total() / peak - 1), static_cast<double>(usage.ru_maxrss) * 1024 / 1e6);
+              100 * (planned.total() / peak - 1), static_cast<double>(peak_resident_memory_bytes()) / 1e6);
   const double fixed = planned.total() - planned.weights - planned.adapters;
   const double per_block = (planned.weights + planned.adapters) / static_cast<double>(options.num_blocks);
   const double blocks = (static_cast<double>(available_memory_bytes()) + peak - fixed) / per_block;

@@ -7,17 +7,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 
+from compare import run
+
 PEER = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "nf4_peer.py")]
-
-
-def run(command, threads):
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-    if "lathe" in os.path.basename(command[0]):
-        env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    return json.loads(subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.strip().split("\n")[-1])
 
 
 def pairs(count, threads, ours, peer):
@@ -25,7 +19,7 @@ def pairs(count, threads, ours, peer):
     results = []
     for i in range(count):
         order = [ours, peer] if i % 2 == 0 else [peer, ours]
-        done = [run(command, threads) for command in order]
+        done = [run(command, threads, OMP_WAIT_POLICY="passive") for command in order]
         results.append(done if i % 2 == 0 else done[::-1])
     return results
 

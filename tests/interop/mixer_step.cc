@@ -3,13 +3,14 @@
 //   mixer_step MODEL BATCH.safetensors OUT_DIRECTORY STEPS [none | elementwise | full] [float32 | bfloat16]
 // BATCH holds pixel_values [N, C, H, W] float32 and labels [N] int64.
 #include <ATen/Parallel.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cstdio>
 #include <string>
 
+#include "lathe/base/clock_meter.h"
 #include "lathe/base/files.h"
+#include "lathe/base/memory.h"
 #include "lathe/io/tensors.h"
 #include "lathe/models/image_classifier.h"
 #include "lathe/models/load.h"
@@ -69,14 +70,7 @@ void write_results(Trainee& trainee, const Batch& batch, const std::string& dire
       arch::timm_config(std::get<arch::MixerArch>(trainee.config.arch), *trainee.config.image, labels).dump(2));
 }
 
-double own_cpu_seconds() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
+double own_cpu_seconds() { return lathe::ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID); }
 
 void run_steps(Trainee& trainee, const Batch& batch, int steps) {
   optim::NamedTensors parameters;
@@ -95,10 +89,9 @@ void run_steps(Trainee& trainee, const Batch& batch, int steps) {
     wall += comma + std::to_string(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     losses += comma + std::to_string(loss.item<double>());
   }
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
   std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"losses\": [%s], \"peak_rss_mib\": %ld, \"threads\": %d}\n",
-              cpu.c_str(), wall.c_str(), losses.c_str(), usage.ru_maxrss / 1024, at::get_num_threads());
+              cpu.c_str(), wall.c_str(), losses.c_str(), lathe::peak_resident_memory_bytes() >> 20,
+              at::get_num_threads());
 }
 
 }  // namespace

@@ -70,4 +70,10 @@ int64_t resident_memory_bytes() {
   return kilobytes == kUnknown ? 0 : kilobytes * 1024;
 }
 
+int64_t peak_resident_memory_bytes() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
 }  // namespace lathe

@@ -10,5 +10,7 @@ int64_t available_memory_bytes();
 
 /// What is resident of this process now; 0 where the system does not say.
 int64_t resident_memory_bytes();
+/// The most that was resident so far.
+int64_t peak_resident_memory_bytes();
 
 }  // namespace lathe

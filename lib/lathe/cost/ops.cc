@@ -27,7 +27,7 @@ void frozen_product(Ledger& ledger, Amount rows, const LinearCost& linear) {
   ledger.count(Part::Linear, 2 * rows * linear.in_features * linear.out_features);
 }
 
-// A product with the layer's own weight, which autograd or nn::ConvertedProduct differentiates.
+// A product with the layer's own weight, which autograd or nn::OwnProduct differentiates.
 Value own_product(Ledger& ledger, const Value& x, const LinearCost& linear) {
   Value y = ledger.tensor(x.rows, linear.out_features);
   frozen_product(ledger, x.rows, linear);

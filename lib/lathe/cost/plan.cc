@@ -207,9 +207,9 @@ recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel&
                            : "activation_checkpointing: full, or a smaller model.max_length");
 }
 
-void require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes) {
-  const Plan plan = make_plan(recipe, resolved);
-  if (fits(plan, available_bytes)) return;
+Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes) {
+  Plan plan = make_plan(recipe, resolved);
+  if (fits(plan, available_bytes)) return plan;
   // What would do: the policies for this batch, then smaller batches that recompute all.
   using Kind = recipe::Checkpointing::Kind;
   std::string advice = "a machine with more memory, or a smaller model";

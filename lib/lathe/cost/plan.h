@@ -52,9 +52,9 @@ Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolv
 /// the peak within the budget. Throws Error{Resource}, with the numbers, when nothing fits.
 recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
 
-/// Throws Error{Resource} with the numbers and what to change when the plan of a settled recipe exceeds
+/// The plan of a settled recipe. Throws Error{Resource} with the numbers and what to change when it exceeds
 /// `available_bytes`.
-void require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
 
 Json to_json(const Plan& plan);
 

@@ -182,7 +182,7 @@ void write_safetensors(const std::string& path, const NamedTensors& tensors,
   for (const auto& [name, tensor] : tensors) {
     TORCH_CHECK_VALUE(tensor.defined() && tensor.has_storage() && !tensor.is_meta(), "write_safetensors: ", name,
                       " has no data");
-    lazies.push_back({name, tensor.scalar_type(), tensor.sizes().vec(), [&tensor = tensor] { return tensor; }});
+    lazies.push_back(LazyTensor::of(name, tensor));
   }
   write_safetensors(path, lazies, metadata);
 }

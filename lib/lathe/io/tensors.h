@@ -67,6 +67,11 @@ void write_safetensors(const std::string& path, const NamedTensors& tensors,
 
 /// A tensor that is made when it is written.
 struct LazyTensor {
+  /// One that is there already.
+  static LazyTensor of(std::string name, const Tensor& tensor) {
+    return {std::move(name), tensor.scalar_type(), tensor.sizes().vec(), [tensor] { return tensor; }};
+  }
+
   std::string name;
   at::ScalarType dtype;
   std::vector<int64_t> shape;

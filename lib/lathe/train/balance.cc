@@ -13,7 +13,6 @@ namespace lathe::train {
 namespace {
 
 constexpr double kCollapsedEntropy = 0.5;
-
 constexpr double kAssignmentsPerExpert = 4;
 constexpr int64_t kCollapsedInARow = 10;
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "lathe/train/clock_meter.h"
+#include "lathe/base/clock_meter.h"
 
 namespace lathe::train {
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 #include <variant>
 
@@ -121,25 +122,25 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
   classifier.image = config.image;
   const std::string head_name = arch::head_module(config.arch);
   int64_t num_labels = head_rows(directory.shape_of(head_name + ".weight"));
+  classifier.labels = config.labels;
+  std::optional<std::vector<std::string>> adapter_labels;
   if (!adapter.empty()) {
     classifier.adapter = formats::read_adapter_config(adapter);
     if (const int64_t rows = adapter_head_rows(adapter, head_name); rows > 0) num_labels = rows;
-    classifier.labels = formats::read_labels(adapter).value_or(config.labels);
+    adapter_labels = formats::read_labels(adapter);
+    if (adapter_labels) classifier.labels = *adapter_labels;
     if (classifier.image && fs::exists(adapter + "/" + kPreprocessingFile))
       classifier.image = read_preprocessing(adapter + "/" + kPreprocessingFile, config.arch);
-  } else {
-    classifier.labels = config.labels;
   }
   if (num_labels == 0) {
     throw data_error(adapter.empty() ? directory.path() : adapter,
                      "has no classification head (" + head_name + ".weight)",
                      adapter.empty() ? "give the adapter that was trained with it" : "train one with lathe train");
   }
-  if (!adapter.empty() && formats::read_labels(adapter) &&
-      static_cast<int64_t>(classifier.labels.size()) != num_labels) {
+  if (adapter_labels && static_cast<int64_t>(adapter_labels->size()) != num_labels) {
     throw data_error(adapter + "/labels.json",
                      Diagnostic::expected(std::to_string(num_labels) + " labels, as the head has",
-                                          std::to_string(classifier.labels.size())));
+                                          std::to_string(adapter_labels->size())));
   }
   if (static_cast<int64_t>(classifier.labels.size()) != num_labels)
     classifier.labels = numbered_labels(static_cast<size_t>(num_labels));

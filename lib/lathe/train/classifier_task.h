@@ -30,6 +30,26 @@ class ClassifierTask : public Task {
   bool merged_;
 };
 
+/// Over data::TextClassificationData or data::ImageClassificationData: a part to train on and, perhaps, one to
+/// evaluate.
+template <typename Data>
+class DataTask : public ClassifierTask {
+ public:
+  int64_t num_samples() const override { return data_.train.size(); }
+  uint64_t data_fingerprint() const override { return data_.train.fingerprint(); }
+  bool has_evaluation() const override { return data_.eval.has_value(); }
+  Evaluation evaluate(const std::function<bool()>& cancelled) override {
+    return train::evaluate(classifier_, data_, eval_batch_size_, cancelled);
+  }
+  Json show(int64_t index) const override { return show_sample(data_, index); }
+
+ protected:
+  DataTask(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, Data data)
+      : ClassifierTask(recipe, build_classifier(recipe, resolved, data.train.label_names())), data_(std::move(data)) {}
+
+  Data data_;
+};
+
 /// Text or image classification: opens and checks everything that `recipe` names, then builds the model.
 /// Throws Error{Config}, Error{Data}.
 std::unique_ptr<Task> open_classifier_task(const recipe::Recipe& recipe);

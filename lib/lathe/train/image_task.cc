@@ -10,16 +10,12 @@
 namespace lathe::train {
 namespace {
 
-class ImageTask : public ClassifierTask {
+class ImageTask : public DataTask<data::ImageClassificationData> {
  public:
   ImageTask(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, data::ImageClassificationData data)
-      : ClassifierTask(recipe, build_classifier(recipe, resolved, data.train.label_names())),
+      : DataTask(recipe, resolved, std::move(data)),
         num_patches_(resolved.max_length),
-        data_(std::move(data)),
         loader_(data_.train, data_.preprocess, data_.augment, data_.num_workers) {}
-
-  int64_t num_samples() const override { return data_.train.size(); }
-  uint64_t data_fingerprint() const override { return data_.train.fingerprint(); }
 
   void announce(const std::vector<int64_t>& samples, uint64_t key) override { loader_.announce(samples, key); }
 
@@ -55,15 +51,8 @@ class ImageTask : public ClassifierTask {
     return rows;
   }
 
-  bool has_evaluation() const override { return data_.eval.has_value(); }
-  Evaluation evaluate(const std::function<bool()>& cancelled) override {
-    return train::evaluate(classifier_, data_, eval_batch_size_, cancelled);
-  }
-  Json show(int64_t index) const override { return show_sample(data_, index); }
-
  private:
   int64_t num_patches_;
-  data::ImageClassificationData data_;
   data::ImageLoader loader_;  // of data_.train
 };
 

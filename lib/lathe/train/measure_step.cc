@@ -5,10 +5,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <fstream>
 #include <string>
 #include <vector>
 
+#include "lathe/base/memory.h"
 #include "lathe/nn/modules.h"
 #include "lathe/train/classifier.h"
 #include "lathe/train/memory_meter.h"
@@ -16,14 +16,6 @@
 
 namespace lathe::train {
 namespace {
-
-int64_t resident_bytes(const std::string& key) {
-  std::ifstream stream("/proc/self/status");
-  for (std::string word; stream >> word;) {
-    if (word == key && stream >> word) return std::stoll(word) * 1024;
-  }
-  return 0;
-}
 
 // The model of a recipe and a batch for it, made up: texts of the greatest length, or pictures.
 class WorstCaseTask : public Task {
@@ -83,7 +75,7 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
   if (recipe.training.threads > 0) at::set_num_threads(static_cast<int>(recipe.training.threads));
   MemoryMeter::install();
   MeasuredStep result;
-  result.start_rss_bytes = resident_bytes("VmRSS:");
+  result.start_rss_bytes = resident_memory_bytes();
   const int64_t before = MemoryMeter::live_bytes();
   MemoryMeter::reset_peak();
   WorstCaseTask task(recipe);
@@ -98,7 +90,7 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
   }
   result.peak_bytes = MemoryMeter::peak_bytes() - before + mapped_bytes(task.model());
   result.activation_bytes = task.activation_bytes;
-  result.peak_rss_bytes = resident_bytes("VmHWM:");
+  result.peak_rss_bytes = peak_resident_memory_bytes();
   result.seconds = metrics.seconds;
   result.micro_batch_seconds = metrics.seconds / static_cast<double>(window.size());
   return result;

@@ -62,11 +62,10 @@ std::vector<io::LazyTensor> dense_tensors(const Classifier& classifier, std::set
     const std::string name = models::checkpoint_name(item.key());
     if (item.key().find(".lora_") != std::string::npos || done.contains(name)) continue;
     const bool rounded = item.value().dim() >= 2 && !models::stays_float(name);
-    const Tensor value = rounded ? item.value().to(storage) : item.value();
-    tensors.push_back({name, value.scalar_type(), value.sizes().vec(), [value] { return value; }});
+    tensors.push_back(io::LazyTensor::of(name, rounded ? item.value().to(storage) : item.value()));
   }
   for (const auto& [name, bias] : models::selection_biases(*classifier.model))
-    tensors.push_back({name, bias.scalar_type(), bias.sizes().vec(), [bias = bias] { return bias; }});
+    tensors.push_back(io::LazyTensor::of(name, bias));
   return tensors;
 }
 
@@ -129,8 +128,7 @@ double save_requantised(const Classifier& classifier, const std::string& directo
   if (packed.empty())
     throw Error(ErrorKind::Config, Diagnostic{"--requantize", 0, 0, "", "needs a model in four bits", ""});
   std::vector<io::LazyTensor> tensors = dense_tensors(classifier, done);
-  for (const auto& [name, tensor] : packed)
-    tensors.push_back({name, tensor.scalar_type(), tensor.sizes().vec(), [tensor = tensor] { return tensor; }});
+  for (const auto& [name, tensor] : packed) tensors.push_back(io::LazyTensor::of(name, tensor));
   io::write_safetensors(directory + "/model.safetensors", tensors);
   Json config = classifier_config(classifier);
   config["quantization_config"] = formats::quantization_config(state, dense);

@@ -2,11 +2,11 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/record_function.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cmath>
 
+#include "lathe/base/memory.h"
 #include "lathe/base/random.h"
 #include "lathe/nn/watch.h"
 #include "lathe/train/build_optimizer.h"
@@ -14,12 +14,6 @@
 
 namespace lathe::train {
 namespace {
-
-int64_t peak_rss_bytes() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;
-}
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -135,7 +129,7 @@ StepOutcome Stepper::run(int64_t step, const Window& window, StepMetrics& metric
   }
   optimizer_->zero_grad();
   metrics.seconds = seconds_since(start);
-  metrics.peak_rss_bytes = peak_rss_bytes();
+  metrics.peak_rss_bytes = peak_resident_memory_bytes();
   return finite ? StepOutcome::Done : StepOutcome::NonFinite;
 }
 

@@ -5,18 +5,17 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/ones.h>
 #include <malloc.h>
-#include <sys/resource.h>
 #include <torch/version.h>
 
 #include <utility>
 
 #include "lathe/adapters/lora.h"
+#include "lathe/base/clock_meter.h"
 #include "lathe/base/memory.h"
 #include "lathe/base/processor.h"
 #include "lathe/base/version.h"
 #include "lathe/nn/gemm.h"
 #include "lathe/nn/kernels.h"
-#include "lathe/train/clock_meter.h"
 #include "lathe/train/memory_meter.h"
 
 namespace lathe::train {
@@ -40,8 +39,6 @@ int64_t measure_base_bytes() {
 
 Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int64_t base_bytes,
                  const Overheads& overheads) {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
   Json norms = Json::object();
   for (const auto& [path, norm] : adapters::update_norms(task.model())) norms[path] = norm;
   return {
@@ -51,7 +48,7 @@ Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int6
       {"measured",
        {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task.model())},
         {"base_bytes", base_bytes},
-        {"peak_rss_bytes", int64_t{usage.ru_maxrss} * 1024}}},
+        {"peak_rss_bytes", peak_resident_memory_bytes()}}},
       {"overheads",
        {{"process_cpu_seconds", ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID)},
         {"metrics_cpu_seconds", overheads.metrics_cpu},

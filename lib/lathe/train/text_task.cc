@@ -8,13 +8,10 @@
 namespace lathe::train {
 namespace {
 
-class TextTask : public ClassifierTask {
+class TextTask : public DataTask<data::TextClassificationData> {
  public:
   TextTask(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, data::TextClassificationData data)
-      : ClassifierTask(recipe, build_classifier(recipe, resolved, data.train.label_names())), data_(std::move(data)) {}
-
-  int64_t num_samples() const override { return data_.train.size(); }
-  uint64_t data_fingerprint() const override { return data_.train.fingerprint(); }
+      : DataTask(recipe, resolved, std::move(data)) {}
 
   BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass& pass) override {
     BatchLoss result;
@@ -41,15 +38,6 @@ class TextTask : public ClassifierTask {
     }
     return rows;
   }
-
-  bool has_evaluation() const override { return data_.eval.has_value(); }
-  Evaluation evaluate(const std::function<bool()>& cancelled) override {
-    return train::evaluate(classifier_, data_, eval_batch_size_, cancelled);
-  }
-  Json show(int64_t index) const override { return show_sample(data_, index); }
-
- private:
-  data::TextClassificationData data_;
 };
 
 }  // namespace

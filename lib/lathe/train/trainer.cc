@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "lathe/adapters/lora.h"
+#include "lathe/base/clock_meter.h"
 #include "lathe/base/error.h"
 #include "lathe/base/files.h"
 #include "lathe/base/memory.h"
@@ -18,7 +19,6 @@
 #include "lathe/report/event_writer.h"
 #include "lathe/train/checkpoint_writer.h"
 #include "lathe/train/classifier_task.h"
-#include "lathe/train/clock_meter.h"
 #include "lathe/train/memory_meter.h"
 #include "lathe/train/profiler.h"
 #include "lathe/train/run_state.h"
@@ -413,18 +413,20 @@ class Run {
   }
 
   void publish_results() {
-    if (state_.best && state_.best->step != state_.step && !directory_.has_whole_checkpoint(state_.best->step)) {
-      observer_.on_warning(directory_.checkpoint_path(state_.best->step).string() +
-                           ": missing or damaged; published are the last weights, not the best evaluation's");
-    } else if (state_.best && state_.best->step != state_.step) {
-      const std::string file = (directory_.checkpoint_path(state_.best->step) / kWeightsFile).string();
-      optim::restore_tensors(Snapshot::read(directory_.checkpoint_path(state_.best->step)).weights, saved_tensors(),
-                             file);
-      observer_.on_note("published are the weights of step " + std::to_string(state_.best->step) +
-                        ", the best evaluation");
-    }
+    if (state_.best && state_.best->step != state_.step) take_best_weights(state_.best->step);
     for (const Task::Result& result : task_->results()) directory_.publish(result.name, result.fill);
     write_summary();
+  }
+
+  void take_best_weights(int64_t step) {
+    const std::filesystem::path checkpoint = directory_.checkpoint_path(step);
+    if (!directory_.has_whole_checkpoint(step)) {
+      observer_.on_warning(checkpoint.string() +
+                           ": missing or damaged; published are the last weights, not the best evaluation's");
+      return;
+    }
+    optim::restore_tensors(Snapshot::read(checkpoint).weights, saved_tensors(), (checkpoint / kWeightsFile).string());
+    observer_.on_note("published are the weights of step " + std::to_string(step) + ", the best evaluation");
   }
 
   void write_summary() {
@@ -453,10 +455,6 @@ class Run {
   bool metrics_warned_ = false;
   CollapseWatch collapse_;
 };
-
-}  // namespace
-
-namespace {
 
 // A resumed run keeps the micro-batches that it began with: another split would give other bits.
 recipe::Recipe with_batches_of_run(const recipe::Recipe& recipe) {
@@ -487,9 +485,8 @@ void train(const recipe::Recipe& given, bool resume, TrainObserver& observer, in
     recipe.training.gradient_accumulation_steps = settled.training.gradient_accumulation_steps;
     recipe.training.global_batch_size.reset();
   }
-  cost::require_fit(settled, resolved, available);
-  Run(recipe, settled, open_classifier_task(recipe), cost::make_plan(settled, resolved), resume, observer)
-      .run(profile_steps);
+  cost::Plan plan = cost::require_fit(settled, resolved, available);
+  Run(recipe, settled, open_classifier_task(recipe), std::move(plan), resume, observer).run(profile_steps);
 }
 
 }  // namespace lathe::train

@@ -2,7 +2,7 @@
 
 #include <ctime>
 
-namespace lathe::train {
+namespace lathe {
 
 /// Adds the seconds of a clock that go by during its life to a sum: CLOCK_THREAD_CPUTIME_ID, CLOCK_MONOTONIC, ...
 class ClockMeter {
@@ -24,4 +24,4 @@ class ClockMeter {
   double start_;
 };
 
-}  // namespace lathe::train
+}  // namespace lathe
