@@ -30,7 +30,9 @@ struct AdaptedBert {
     const auto model_directory = formats::ModelDirectory::open(testing::write_small_bert(directory));
     const auto arch = arch::read_model_config(model_directory.config_path()).arch;
     model = models::build_text_classifier(arch, 2);
-    attach(*model, arch::match_targets(arch::classifier_linears(arch, 2), config, arch, {}, true), config);
+    attach(*model,
+           arch::match_targets(arch::classifier_linears(arch, 2), config, arch, arch::origin_of_adapter("lora")),
+           config);
     initialise(*model, seed);
     saved = train_modules(*model, config.modules_to_save);
     models::load_weights(*model, arch::match_checkpoint(model_directory, arch, 2), seed);

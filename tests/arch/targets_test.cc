@@ -16,11 +16,15 @@ using testing::tiny_bert_config;
 
 using Names = std::vector<std::string>;
 
-const Diagnostic kPlace{"r.yaml", 3, 5, "adapter.target_modules", "", ""};
+TargetsOrigin of_recipe() {
+  return {ErrorKind::Config, [](const std::string& key) {
+            return Diagnostic{"r.yaml", key == "target_modules" ? 3 : 4, 5, "adapter." + key, "", ""};
+          }};
+}
 
-std::vector<Target> match_tiny_bert(const AdapterConfig& config, bool every_name = false) {
+std::vector<Target> match_tiny_bert(const AdapterConfig& config, const TargetsOrigin& origin) {
   const Arch arch = read_config(tiny_bert_config()).arch;
-  return match_targets(classifier_linears(arch, 3), config, arch, kPlace, every_name);
+  return match_targets(classifier_linears(arch, 3), config, arch, origin);
 }
 
 AdapterConfig with_targets(const TargetModules& targets) {
@@ -29,8 +33,12 @@ AdapterConfig with_targets(const TargetModules& targets) {
   return config;
 }
 
-std::string target_refusal(const AdapterConfig& config, bool every_name = false) {
-  return error_text(ErrorKind::Config, [&] { match_tiny_bert(config, every_name); });
+std::string target_refusal(const AdapterConfig& config) {
+  return error_text(ErrorKind::Config, [&] { match_tiny_bert(config, of_recipe()); });
+}
+
+std::string target_refusal_of_file(const AdapterConfig& config) {
+  return error_text(ErrorKind::Data, [&] { match_tiny_bert(config, origin_of_adapter("lora")); });
 }
 
 std::optional<TargetModules> read_rule(const Json& rule, const char* key) {
@@ -60,7 +68,7 @@ TEST(MatchTargets, MatchesWhatPeftMatches) {
     config.rank_pattern = read_patterns(rule, "rank_pattern");
     config.alpha_pattern = read_patterns(rule, "alpha_pattern");
     Json matched = Json::array();
-    for (const Target& target : match_tiny_bert(config)) {
+    for (const Target& target : match_tiny_bert(config, origin_of_adapter("lora"))) {
       matched.push_back({target.linear.path, target.rank, static_cast<int64_t>(target.alpha)});
     }
     EXPECT_EQ(matched, rule["matched"]) << rule["name"];
@@ -69,8 +77,8 @@ TEST(MatchTargets, MatchesWhatPeftMatches) {
 
 TEST(MatchTargets, RefusesTargetsThatMatchNothing) {
   const std::string known = "known: query, key, value, dense, classifier)";
-  EXPECT_EQ(target_refusal(with_targets(Names{"q_proj"})),
-            "r.yaml:3:5: adapter.target_modules: the list matches no linear layer of the model (" + known);
+  EXPECT_EQ(target_refusal_of_file(with_targets(Names{"q_proj"})),
+            "lora/adapter_config.json: target_modules: the list matches no linear layer of the model (" + known);
   EXPECT_EQ(target_refusal(with_targets(std::string("quer"))),
             "r.yaml:3:5: adapter.target_modules: \"quer\" matches no linear layer of the model (did you mean query? " +
                 known);
@@ -82,10 +90,22 @@ TEST(MatchTargets, RefusesTargetsThatMatchNothing) {
 
 TEST(MatchTargets, NamesTheItemThatMatchesNothing) {
   const AdapterConfig config = with_targets(Names{"query", "valeu"});
-  EXPECT_EQ(match_tiny_bert(config, false).size(), 2U);
-  EXPECT_EQ(target_refusal(config, true),
+  EXPECT_EQ(match_tiny_bert(config, origin_of_adapter("lora")).size(), 2U);
+  EXPECT_EQ(target_refusal(config),
             "r.yaml:3:5: adapter.target_modules: \"valeu\" matches no linear layer of the model (did you mean value? "
             "known: query, key, value, dense, classifier)");
+}
+
+TEST(MatchTargets, NamesThePatternThatDecidesForNothing) {
+  AdapterConfig config = with_targets(Names{"query"});
+  config.rank_pattern = {{"key", 4}};
+  EXPECT_EQ(match_tiny_bert(config, origin_of_adapter("lora")).size(), 2U);
+  EXPECT_EQ(target_refusal(config),
+            "r.yaml:4:5: adapter.rank_pattern: \"key\" decides for no adapted layer (it matches the end of a path, and "
+            "the first that matches decides)");
+  config.rank_pattern.clear();
+  config.alpha_pattern = {{"query", 4}, {"layer.0.*query", 2}};
+  EXPECT_THAT(target_refusal(config), HasSubstr("alpha_pattern: \"layer.0.*query\" decides for no adapted layer"));
 }
 
 TEST(MatchTargets, NamesTheMistakeInARegex) {
@@ -94,7 +114,8 @@ TEST(MatchTargets, NamesTheMistakeInARegex) {
             "parenthesis at character 7, got \"(query\"");
   AdapterConfig config = with_targets(Names{"query"});
   config.alpha_pattern = {{"a)(", 1}, {"[", 1}};
-  EXPECT_THAT(target_refusal(config), HasSubstr("alpha_pattern: expected a regular expression: "));
+  EXPECT_THAT(target_refusal(config), HasSubstr("r.yaml:4:5: adapter.alpha_pattern: expected a regular expression: "));
+  EXPECT_THAT(target_refusal_of_file(config), HasSubstr("alpha_pattern: expected a regular expression: "));
   config.alpha_pattern.clear();
   config.exclude_modules = std::string("\xFF");
   EXPECT_THAT(target_refusal(config), HasSubstr("exclude_modules: expected a regular expression: UTF-8 error"));

@@ -162,7 +162,8 @@ TEST(BertForSequenceClassification, GivesTheSameGradientsUnderEveryLayerPolicy) 
   config.lora_dropout = 0.2;
   config.target_modules = std::vector<std::string>{"query", "intermediate.dense"};
   const auto linears = arch::classifier_linears(bert.arch, 2);
-  adapters::attach(*bert.model, arch::match_targets(linears, config, bert.arch, {}, true), config);
+  adapters::attach(*bert.model, arch::match_targets(linears, config, bert.arch, arch::origin_of_adapter("lora")),
+                   config);
   adapters::initialise(*bert.model, 3);
   for (auto& item : bert.model->named_parameters()) {
     if (item.key().ends_with("lora_B.weight")) item.value().set_data(testing::ramp(item.value().sizes(), 0.2));

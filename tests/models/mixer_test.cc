@@ -128,7 +128,9 @@ TEST(Mixer, TakesLoRAInAnyOfItsLinears) {
   formats::AdapterConfig config;
   config.r = 2;
   config.target_modules = std::vector<std::string>{"fc1", "fc2", "head"};
-  adapters::attach(*model, arch::match_targets(arch::classifier_linears(arch, 5), config, arch, {}, true), config);
+  adapters::attach(
+      *model, arch::match_targets(arch::classifier_linears(arch, 5), config, arch, arch::origin_of_adapter("lora")),
+      config);
   EXPECT_EQ(adapters::lora_layers(*model).size(), 13U);
   expect_close(model->forward(pixels, {}), before, 1e-5, 1e-5);
   for (const auto& [path, layer] : adapters::lora_layers(*model))

@@ -4,6 +4,7 @@
 #include <pcre2.h>
 
 #include <array>
+#include <utility>
 
 #include "lathe/base/text.h"
 
@@ -38,16 +39,16 @@ struct Regex::Compiled {
   std::unique_ptr<pcre2_match_data, PcreDeleter<pcre2_match_data_free>> data{pcre2_match_data_create(1, nullptr)};
 };
 
-Regex::Regex(const std::string& pattern, const std::string& key, const Diagnostic& place)
-    : place_(place), key_(key), pattern_(pattern) {
-  if (pattern.size() > kMaxPatternBytes) {
+Regex::Regex(std::string pattern, Diagnostic place, ErrorKind kind)
+    : pattern_(std::move(pattern)), place_(std::move(place)), kind_(kind) {
+  if (pattern_.size() > kMaxPatternBytes) {
     fail("a regular expression of at most " + std::to_string(kMaxPatternBytes) + " bytes");
   }
   auto compiled = std::make_shared<Compiled>();
   int code = 0;
   size_t offset = 0;
   constexpr uint32_t kPythonFlavour = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
-  compiled->code.reset(pcre2_compile(pcre_text(pattern), pattern.size(), kPythonFlavour, &code, &offset, nullptr));
+  compiled->code.reset(pcre2_compile(pcre_text(pattern_), pattern_.size(), kPythonFlavour, &code, &offset, nullptr));
   if (!compiled->code) {
     fail("a regular expression: " + pcre_message(code) + " at character " + std::to_string(offset + 1));
   }
@@ -71,10 +72,8 @@ bool Regex::match(const std::string& text, uint32_t options) const {
 
 void Regex::fail(const std::string& expected) const {
   Diagnostic diagnostic = place_;
-  diagnostic.key.erase(diagnostic.key.rfind('.') + 1);  // the section stays: "adapter."
-  diagnostic.key += key_;
   diagnostic.problem = Diagnostic::expected(expected, quote(pattern_));
-  throw Error(ErrorKind::Config, diagnostic);
+  throw Error(kind_, diagnostic);
 }
 
 }  // namespace lathe::arch

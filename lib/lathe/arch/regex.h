@@ -9,11 +9,11 @@
 namespace lathe::arch {
 
 /// A regular expression over module paths, matched by PCRE2 with bounds on time and memory.
-/// Throws Error{Config} at `place`, on construction when it is malformed or longer than 10,000 bytes, and from a match
-/// that would take too long. `key` names what holds it, for the message.
+/// Throws Error of `kind` at `place`, on construction when it is malformed or longer than 10,000 bytes, and from a
+/// match that would take too long.
 class Regex {
  public:
-  Regex(const std::string& pattern, const std::string& key, const Diagnostic& place);
+  Regex(std::string pattern, Diagnostic place, ErrorKind kind = ErrorKind::Config);
 
   /// As Python's re.fullmatch and re.match.
   bool matches_whole(const std::string& text) const;
@@ -25,9 +25,9 @@ class Regex {
   bool match(const std::string& text, uint32_t options) const;
   [[noreturn]] void fail(const std::string& expected) const;
 
-  Diagnostic place_;
-  std::string key_;
   std::string pattern_;
+  Diagnostic place_;
+  ErrorKind kind_;
   std::shared_ptr<const Compiled> compiled_;
 };
 

@@ -25,10 +25,9 @@ bool matches_any(const std::string& path, const Names& names) {
   return std::any_of(names.begin(), names.end(), [&](const auto& name) { return matches_module_name(path, name); });
 }
 
-// Whether `path` is a module of one of these names or lies inside of one.
 // For each layer, whether `targets` means it.
 std::vector<bool> matched_layers(const std::vector<LinearSpec>& linears, const formats::TargetModules& targets,
-                                 const Arch& arch, const std::string& key, const Diagnostic& place) {
+                                 const Arch& arch, const std::string& key, const TargetsOrigin& origin) {
   std::vector<bool> matched;
   if (is_all_linear(targets)) {
     const Names heads = head_modules(arch);
@@ -36,7 +35,7 @@ std::vector<bool> matched_layers(const std::vector<LinearSpec>& linears, const f
   } else if (const auto* names = std::get_if<Names>(&targets)) {
     for (const LinearSpec& linear : linears) matched.push_back(matches_any(linear.path, *names));
   } else {
-    const Regex regex(std::get<std::string>(targets), key, place);
+    const Regex regex(std::get<std::string>(targets), origin.at(key), origin.kind);
     for (const LinearSpec& linear : linears) matched.push_back(regex.matches_whole(linear.path));
   }
   return matched;
@@ -51,40 +50,69 @@ Names leaf_names(const std::vector<LinearSpec>& linears) {
   return leaves;
 }
 
-[[noreturn]] void throw_no_match(const Diagnostic& place, const std::string& what, const std::string& name,
-                                 const std::vector<LinearSpec>& linears) {
-  Diagnostic diagnostic = place;
-  diagnostic.problem = what + " matches no linear layer of the model";
-  diagnostic.hint = suggest(name, leaf_names(linears));
-  throw Error(ErrorKind::Config, diagnostic);
+[[noreturn]] void throw_no_match(const TargetsOrigin& origin, const std::string& key, const std::string& what,
+                                 const std::string& hint) {
+  Diagnostic diagnostic = origin.at(key);
+  diagnostic.problem = what;
+  diagnostic.hint = hint;
+  throw Error(origin.kind, diagnostic);
 }
 
-void check_every_name(const std::vector<LinearSpec>& linears, const Names& names, const Diagnostic& place) {
+[[noreturn]] void throw_no_linear(const TargetsOrigin& origin, const std::string& what, const std::string& name,
+                                  const std::vector<LinearSpec>& linears) {
+  throw_no_match(origin, "target_modules", what + " matches no linear layer of the model",
+                 suggest(name, leaf_names(linears)));
+}
+
+void check_every_name(const std::vector<LinearSpec>& linears, const Names& names, const TargetsOrigin& origin) {
   for (const std::string& name : names) {
     const bool known = std::any_of(linears.begin(), linears.end(),
                                    [&](const LinearSpec& linear) { return matches_module_name(linear.path, name); });
-    if (!known) throw_no_match(place, quote(name), name, linears);
+    if (!known) throw_no_linear(origin, quote(name), name, linears);
   }
 }
 
-using Patterns = std::vector<std::pair<Regex, double>>;
-
-Patterns compile_patterns(const std::vector<formats::Pattern>& patterns, const std::string& key,
-                          const Diagnostic& place) {
-  Patterns compiled;
-  for (const auto& [pattern, value] : patterns) {
-    (void)Regex(pattern, key, place);  // a message about what the user wrote
-    compiled.emplace_back(Regex("(.*\\.)?(" + pattern + ")$", key, place), value);
+// rank_pattern or alpha_pattern.
+class Patterns {
+ public:
+  Patterns(const std::vector<formats::Pattern>& patterns, std::string key, const TargetsOrigin& origin)
+      : key_(std::move(key)), origin_(origin) {
+    for (const auto& [pattern, value] : patterns) {
+      (void)Regex(pattern, origin.at(key_), origin.kind);  // a message about what the user wrote
+      compiled_.push_back({pattern, Regex("(.*\\.)?(" + pattern + ")$", origin.at(key_), origin.kind), value});
+    }
   }
-  return compiled;
-}
 
-double first_match(const std::string& path, const Patterns& patterns, double fallback) {
-  for (const auto& [regex, value] : patterns) {
-    if (regex.matches_start(path)) return value;
+  double first_match(const std::string& path, double fallback) {
+    for (Item& item : compiled_) {
+      if (!item.regex.matches_start(path)) continue;
+      item.used = true;
+      return item.value;
+    }
+    return fallback;
   }
-  return fallback;
-}
+
+  // A pattern behind others that match all it could match is unused too.
+  void check_every_pattern() const {
+    for (const Item& item : compiled_) {
+      if (!item.used)
+        throw_no_match(origin_, key_, quote(item.pattern) + " decides for no adapted layer",
+                       "it matches the end of a path, and the first that matches decides");
+    }
+  }
+
+ private:
+  struct Item {
+    std::string pattern;
+    Regex regex;
+    double value;
+    bool used = false;
+  };
+
+  std::string key_;
+  const TargetsOrigin& origin_;
+  std::vector<Item> compiled_;
+};
 
 }  // namespace
 
@@ -98,34 +126,42 @@ bool matches_module_name(const std::string& path, const std::string& name) {
   return path == name || path.ends_with("." + name);
 }
 
+TargetsOrigin origin_of_adapter(const std::string& directory) {
+  return {ErrorKind::Data,
+          [=](const std::string& key) { return Diagnostic{directory + "/adapter_config.json", 0, 0, key, "", ""}; }};
+}
+
 std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config,
-                                  const Arch& arch, const Diagnostic& place, bool every_name) {
+                                  const Arch& arch, const TargetsOrigin& origin) {
   const formats::TargetModules targets =
       config.target_modules.value_or(formats::TargetModules(default_target_modules(arch)));
-  if (const auto* names = std::get_if<Names>(&targets); names != nullptr && every_name) {
-    check_every_name(linears, *names, place);
-  }
-  const std::vector<bool> matched = matched_layers(linears, targets, arch, "target_modules", place);
+  if (const auto* names = std::get_if<Names>(&targets); names != nullptr && origin.is_recipe())
+    check_every_name(linears, *names, origin);
+  const std::vector<bool> matched = matched_layers(linears, targets, arch, "target_modules", origin);
   std::vector<bool> excluded(linears.size(), false);
   if (config.exclude_modules) {
-    excluded = matched_layers(linears, *config.exclude_modules, arch, "exclude_modules", place);
+    excluded = matched_layers(linears, *config.exclude_modules, arch, "exclude_modules", origin);
   }
   Names saved = config.modules_to_save;
   if (config.task_type == "SEQ_CLS") {
     for (const std::string& head : head_modules(arch)) saved.push_back(head);
   }
-  const Patterns ranks = compile_patterns(config.rank_pattern, "rank_pattern", place);
-  const Patterns alphas = compile_patterns(config.alpha_pattern, "alpha_pattern", place);
+  Patterns ranks(config.rank_pattern, "rank_pattern", origin);
+  Patterns alphas(config.alpha_pattern, "alpha_pattern", origin);
   std::vector<Target> result;
   for (size_t i = 0; i < linears.size(); ++i) {
     const std::string& path = linears[i].path;
     if (!matched[i] || excluded[i] || is_within_any(path, saved)) continue;
-    result.push_back({linears[i], static_cast<int64_t>(first_match(path, ranks, static_cast<double>(config.r))),
-                      first_match(path, alphas, config.lora_alpha)});
+    result.push_back({linears[i], static_cast<int64_t>(ranks.first_match(path, static_cast<double>(config.r))),
+                      alphas.first_match(path, config.lora_alpha)});
   }
   if (result.empty()) {
     const auto* regex = std::get_if<std::string>(&targets);
-    throw_no_match(place, regex != nullptr ? quote(*regex) : "the list", regex != nullptr ? *regex : "", linears);
+    throw_no_linear(origin, regex != nullptr ? quote(*regex) : "the list", regex != nullptr ? *regex : "", linears);
+  }
+  if (origin.is_recipe()) {
+    ranks.check_every_pattern();
+    alphas.check_every_pattern();
   }
   return result;
 }

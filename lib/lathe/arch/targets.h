@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,17 @@ struct Target {
   double alpha;
 };
 
+/// Who says what is a target, for messages: a recipe (Config) or an adapter's file (Data).
+struct TargetsOrigin {
+  ErrorKind kind;
+  std::function<Diagnostic(const std::string& key)> at;  ///< the place of a key of adapter_config.json
+
+  bool is_recipe() const { return kind == ErrorKind::Config; }
+};
+
+/// The adapter_config.json of `directory`.
+TargetsOrigin origin_of_adapter(const std::string& directory);
+
 /// The layers that `config` means among `linears`, in their order, by PEFT's rules:
 ///   target_modules   a string matches whole paths (Python's re.fullmatch); a list matches a path that equals an item
 ///   or
@@ -24,11 +36,11 @@ struct Target {
 ///   modules_to_save  and what is inside of them is never a target; with task_type SEQ_CLS the head is among them
 ///   rank_pattern, alpha_pattern   the first key whose `(.*\.)?(KEY)$` matches from the start of the path
 /// Regular expressions are PCRE2's, which reads what Python's re reads, with limits on the work of a match.
-/// Throws Error{Config} with `place` when nothing matches, when a regular expression is malformed or runs too long,
-/// and, with `every_name` (for what a user wrote: PEFT itself lets it pass), when an item of target_modules matches
+/// Throws Error of the origin's kind when nothing matches, when a regular expression is malformed or runs too long,
+/// and, for what a recipe says (in files PEFT itself lets it pass), when an item of target_modules or a pattern matches
 /// nothing.
 std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config,
-                                  const Arch& arch, const Diagnostic& place, bool every_name);
+                                  const Arch& arch, const TargetsOrigin& origin);
 
 /// Whether `path` equals `name` or ends with "." + name.
 bool matches_module_name(const std::string& path, const std::string& name);

@@ -137,9 +137,9 @@ void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
   const bool sgd = optimizer.type == OptimizerType::Sgd;
   c.require(sgd || optimizer.momentum == 0, "optimizer.momentum", "needs type: sgd");
   c.require(sgd || !optimizer.nesterov, "optimizer.nesterov", "needs type: sgd");
-  for (const ParameterGroup& group : optimizer.groups) {
+  for (size_t i = 0; i < optimizer.groups.size(); ++i) {
     try {
-      (void)arch::Regex(group.pattern, "pattern", c.at("optimizer.groups"));
+      (void)arch::Regex(optimizer.groups[i].pattern, c.at("optimizer.groups[" + std::to_string(i) + "].pattern"));
     } catch (const Error& error) {
       c.mistakes.insert(c.mistakes.end(), error.diagnostics().begin(), error.diagnostics().end());
     }

@@ -93,8 +93,11 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   if (!from_file) check_modules_to_save(recipe, model.config.arch);
   if (!config.target_modules) config.target_modules = arch::default_target_modules(model.config.arch);
   const auto linears = arch::classifier_linears(model.config.arch, 2);
-  model.targets =
-      arch::match_targets(linears, config, model.config.arch, recipe.at("adapter.target_modules"), !from_file);
+  const arch::TargetsOrigin origin =
+      from_file
+          ? arch::origin_of_adapter(recipe.adapter.from->resolved)
+          : arch::TargetsOrigin{ErrorKind::Config, [&](const std::string& key) { return recipe.at("adapter." + key); }};
+  model.targets = arch::match_targets(linears, config, model.config.arch, origin);
   model.adapter = std::move(config);
 }
 

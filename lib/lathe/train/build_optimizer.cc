@@ -17,9 +17,10 @@ std::vector<optim::Trained> apply_groups(const recipe::Recipe& recipe, std::vect
     if (item.name.ends_with(".lora_B.weight")) item.lr_factor = options.lora_plus_ratio;
   }
   std::vector<bool> grouped(trained.size());
-  for (const recipe::ParameterGroup& group : options.groups) {
-    const Diagnostic place = recipe.at("optimizer.groups");
-    const arch::Regex pattern(group.pattern, "pattern", place);
+  for (size_t index = 0; index < options.groups.size(); ++index) {
+    const recipe::ParameterGroup& group = options.groups[index];
+    const Diagnostic place = recipe.at("optimizer.groups[" + std::to_string(index) + "].pattern");
+    const arch::Regex pattern(group.pattern, place);
     bool matched = false;
     for (size_t i = 0; i < trained.size(); ++i) {
       if (!pattern.matches_whole(trained[i].name)) continue;
@@ -31,7 +32,7 @@ std::vector<optim::Trained> apply_groups(const recipe::Recipe& recipe, std::vect
     }
     if (matched) continue;
     Diagnostic mistake = place;
-    mistake.problem = "pattern " + quote(group.pattern) + " matches no trained parameter";
+    mistake.problem = quote(group.pattern) + " matches no trained parameter";
     mistake.hint = trained.empty() ? "" : "a name is, for example, " + trained.front().name;
     throw Error(ErrorKind::Config, mistake);
   }
