@@ -30,6 +30,10 @@ class Parser {
   }
 
   std::optional<int> parse(int argc, char** argv) {
+    if (const std::string verb = argc > 1 ? argv[1] : "-"; !verb.starts_with('-') && !is_verb(verb)) {
+      print_error(printable("lathe: unknown verb " + quote(verb) + " (" + suggest(verb, verbs()) + ")"));
+      return 2;
+    }
     try {
       app_.parse(argc, argv);
     } catch (const CLI::Success& success) {
@@ -43,11 +47,37 @@ class Parser {
       print_result(app_.help());
       return 0;
     }
-    line_.verb = app_.get_subcommands().front()->get_name();
+    const CLI::App* verb = app_.get_subcommands().front();
+    if (const std::string name = empty_option(*verb); !name.empty()) {
+      print_error(name + ": expected a value, got an empty word (see lathe " + verb->get_name() + " --help)");
+      return 2;
+    }
+    line_.verb = verb->get_name();
     return std::nullopt;
   }
 
  private:
+  std::vector<std::string> verbs() {
+    std::vector<std::string> names;
+    for (const CLI::App* verb : app_.get_subcommands({})) names.push_back(verb->get_name());
+    return names;
+  }
+  bool is_verb(const std::string& word) {
+    const auto names = verbs();
+    return std::find(names.begin(), names.end(), word) != names.end();
+  }
+
+  // The name of an option that was given as "" and may not be.
+  static std::string empty_option(const CLI::App& verb) {
+    for (const CLI::Option* option : verb.get_options()) {
+      const auto& words = option->results();
+      const std::string name = option->get_name();
+      if (name != "--text" && name != "--skip-modules" && std::find(words.begin(), words.end(), "") != words.end())
+        return name;
+    }
+    return "";
+  }
+
   CLI::App* verb(const char* name, const char* description, const char* example) {
     CLI::App* sub = app_.add_subcommand(name, description);
     sub->footer(std::string("\nExample: ") + example);
@@ -161,10 +191,9 @@ class Parser {
              "lathe upcycle --model DIR --experts 8 --top-k 2 --out DIR-moe");
     upcycle->add_option("--model", line_.model, "Model directory, or hf:org/name in the local cache")->required();
     upcycle->add_option("--out", line_.out, "Directory to write; must not exist")->required();
-    upcycle->add_option("--experts", line_.experts, "Copies of each MLP")
-        ->capture_default_str()
-        ->check(CLI::PositiveNumber);
-    upcycle->add_option("--top-k", line_.top_k, "Experts per token")->capture_default_str()->check(CLI::PositiveNumber);
+    const CLI::Range count(1, 65536);
+    upcycle->add_option("--experts", line_.experts, "Copies of each MLP")->capture_default_str()->check(count);
+    upcycle->add_option("--top-k", line_.top_k, "Experts per token")->capture_default_str()->check(count);
   }
 
   void add_file_verbs() {

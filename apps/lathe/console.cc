@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <new>
@@ -23,10 +25,11 @@ void print_note(const std::string& message) { std::cerr << printable(message) + 
 
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
 
-void keep_standard_descriptors() {
+void prepare_process() {
   for (int descriptor = 0; descriptor <= 2; ++descriptor) {
     if (::fcntl(descriptor, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
   }
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 void require_absent(const std::string& path) {
@@ -36,8 +39,26 @@ void require_absent(const std::string& path) {
               Diagnostic{path, 0, 0, "", "exists already", "choose another name: nothing is overwritten"});
 }
 
+void require_no_input(const std::string& path, const std::vector<std::string>& inputs) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!fs::exists(fs::symlink_status(path, ignored))) return;
+  // What a rename replaces: the name itself, not what a link points to.
+  const fs::path target = fs::weakly_canonical(fs::absolute(path).parent_path()) / fs::path(path).filename();
+  for (const std::string& input : inputs) {
+    const fs::path known = fs::weakly_canonical(input);
+    const auto [end, rest] = std::mismatch(known.begin(), known.end(), target.begin(), target.end());
+    if (!input.empty() && end == known.end())
+      throw Error(ErrorKind::Config, Diagnostic{path, 0, 0, "", "is read here", "choose another name for the output"});
+  }
+}
+
 int report(const Error& error) {
-  for (const Diagnostic& diagnostic : error.diagnostics()) print_error(printable(diagnostic.to_string()));
+  constexpr size_t kMostLines = 20;
+  const auto& diagnostics = error.diagnostics();
+  const size_t shown = std::min(diagnostics.size(), kMostLines);
+  for (size_t i = 0; i < shown; ++i) print_error(printable(diagnostics[i].to_string()));
+  if (shown < diagnostics.size()) print_note(std::to_string(diagnostics.size() - shown) + " more mistakes like these");
   return error.exit_code();
 }
 

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "lathe/base/error.h"
 
@@ -15,13 +16,17 @@ void print_note(const std::string& message);
 
 bool stderr_is_terminal();
 
-/// Opens /dev/null where a standard descriptor is closed, so that no file of a run takes its number.
-void keep_standard_descriptors();
+/// Opens /dev/null where a standard descriptor is closed, so that no file of a run takes its number; a write beyond the
+/// limit of a file's size fails, as on a full disk, and does not kill.
+void prepare_process();
 
 /// Throws Error{Config} when there is something at `path` that an output would replace.
 void require_absent(const std::string& path);
 
-/// Prints one "error: ..." line per diagnostic and returns the exit code.
+/// Throws Error{Config} when writing `path` would replace one of the inputs: a file, or one in a directory.
+void require_no_input(const std::string& path, const std::vector<std::string>& inputs);
+
+/// Prints one "error: ..." line per diagnostic, of many the first, and returns the exit code.
 int report(const Error& error);
 
 /// Runs `action` and turns what it throws into lines on stderr and an exit code. `other` may handle further kinds of

@@ -1,13 +1,14 @@
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <numeric>
 
 #include "console.h"
+#include "inference.h"
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"
 #include "lathe/train/evaluate.h"
-#include "texts.h"
 #include "torch_verbs.h"
 
 namespace lathe::app {
@@ -70,6 +71,10 @@ int run_eval(const CommandLine& line) {
           : train::load_classifier(recipe.model.path.resolved, recipe.adapter.from ? recipe.adapter.from->resolved : "",
                                    recipe.model.dtype, recipe.model.compute, recipe.quant);
   const train::Evaluation result = evaluate(recipe, resolved, classifier, is_run);
+  if (!std::isfinite(result.eval_loss)) {
+    throw Error(ErrorKind::Numeric, Diagnostic{line.recipe, 0, 0, "", "has a loss that is not finite",
+                                               "lathe inspect shows its tensors; was the training stable?"});
+  }
   Json json = train::to_json(result);
   json["samples"] = result.samples;
   if (line.json) {

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "console.h"
+#include "inference.h"
 #include "lathe/base/error.h"
 #include "lathe/base/text.h"
 #include "lathe/io/tensors.h"
@@ -68,12 +69,15 @@ int run_logits(const CommandLine& line) {
     throw Error(ErrorKind::Config,
                 Diagnostic{"lathe logits", 0, 0, "", "expected --ids, --text, --jsonl, --image or --pixels", ""});
   }
+  std::vector<std::string> inputs = line.images;
+  inputs.insert(inputs.end(), {line.model, line.adapter, line.jsonl, line.pixels});
+  require_no_input(line.out, inputs);
   const train::Classifier classifier =
       train::load_classifier(line.model, line.adapter, recipe::StorageType::Auto,
                              line.compute == "bfloat16" ? recipe::StorageType::BFloat16 : recipe::StorageType::Float32);
   require_inputs_for(line, classifier);
   if (classifier.image) {
-    io::write_safetensors(line.out, {{"logits", image_logits(line, classifier)}});
+    io::write_safetensors(line.out, {{"logits", finite_logits(line, image_logits(line, classifier))}});
     return 0;
   }
   const auto encodings = line.ids.empty() ? encode_inputs(line, classifier, line.truncate)
@@ -85,7 +89,7 @@ int run_logits(const CommandLine& line) {
                                                       encodings.begin() + static_cast<ptrdiff_t>(last)}));
   }
   io::NamedTensors tensors = padded_inputs(encodings);
-  tensors.emplace_back("logits", at::cat(rows));
+  tensors.emplace_back("logits", finite_logits(line, at::cat(rows)));
   io::write_safetensors(line.out, tensors);
   return 0;
 }

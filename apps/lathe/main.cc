@@ -30,7 +30,7 @@ int run(const CommandLine& line, char** argv) {
 }  // namespace lathe::app
 
 int main(int argc, char** argv) {
-  lathe::app::keep_standard_descriptors();
+  lathe::app::prepare_process();
   lathe::app::CommandLine line;
   if (const auto code = lathe::app::parse_command_line(argc, argv, line)) return *code;
   return lathe::app::run_reporting([&] { return lathe::app::run(line, argv); });

@@ -1,3 +1,5 @@
+#include <ATen/ops/isfinite.h>
+
 #include <array>
 #include <cstdio>
 
@@ -34,6 +36,11 @@ int run_merge(const CommandLine& line) {
   require_absent(line.out);
   const train::Classifier classifier = train::load_classifier(line.model, line.adapter, recipe::StorageType::Auto,
                                                               recipe::StorageType::Float32, quant_of(line));
+  for (const auto& weight : classifier.model->named_parameters()) {
+    if (!weight->isfinite().all().item<bool>())
+      throw Error(ErrorKind::Numeric,
+                  Diagnostic{line.adapter, 0, 0, weight.key(), "has a value that is not finite", ""});
+  }
   double lost = 0;
   publish_directory(line.out, [&](const std::filesystem::path& path) {
     if (line.requantize) {

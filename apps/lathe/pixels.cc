@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
+#include "inference.h"
 #include "lathe/base/error.h"
 #include "lathe/data/image_classification.h"
 #include "lathe/io/tensors.h"
-#include "texts.h"
 
 namespace lathe::app {
 namespace {
@@ -28,15 +28,6 @@ at::Tensor read_pixels(const std::string& path, const image::Preprocess& preproc
 }
 
 }  // namespace
-
-void require_inputs_for(const CommandLine& line, const train::Classifier& classifier) {
-  const bool images = !line.images.empty() || !line.pixels.empty();
-  if (images == classifier.image.has_value()) return;
-  throw Error(ErrorKind::Config, Diagnostic{"lathe " + line.verb, 0, 0, "",
-                                            images ? "the model sees text: expected --text or --jsonl"
-                                                   : "the model sees images: expected --image",
-                                            ""});
-}
 
 PixelSource::PixelSource(const CommandLine& line, const train::Classifier& classifier)
     : files_(line.images), preprocess_(data::preprocess_of(classifier.arch, *classifier.image)) {

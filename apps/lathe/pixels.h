@@ -8,9 +8,6 @@
 
 namespace lathe::app {
 
-/// Refuses texts for a model that sees images, and the other way: Error{Config}.
-void require_inputs_for(const CommandLine& line, const train::Classifier& classifier);
-
 /// The images that --image or --pixels names, as `classifier` sees them.
 class PixelSource {
  public:

@@ -1,9 +1,9 @@
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/softmax.h>
 
 #include <algorithm>
 
 #include "console.h"
+#include "inference.h"
 #include "lathe/base/error.h"
 #include "lathe/base/json.h"
 #include "lathe/base/text.h"
@@ -15,10 +15,6 @@ namespace lathe::app {
 namespace {
 
 void print_labels(const CommandLine& line, const train::Classifier& classifier, const at::Tensor& logits) {
-  if (!logits.isfinite().all().item<bool>()) {
-    throw data_error(line.adapter.empty() ? line.model : line.adapter, "gives logits that are not finite",
-                     "lathe inspect shows its tensors; was the training stable?");
-  }
   const at::Tensor probabilities = at::softmax(logits, 1);
   for (int64_t i = 0; i < probabilities.size(0); ++i) {
     Json by_label = Json::object();
@@ -42,7 +38,7 @@ int run_predict(const CommandLine& line) {
   if (classifier.image) {
     const PixelSource pixels(line, classifier);
     for (int64_t first = 0; first < pixels.size(); first += static_cast<int64_t>(kInferenceBatchSize))
-      print_labels(line, classifier, train::predict_logits(classifier, pixels.batch(first)));
+      print_labels(line, classifier, finite_logits(line, train::predict_logits(classifier, pixels.batch(first))));
     return 0;
   }
   const auto encodings = encode_inputs(line, classifier, /*truncate=*/true);
@@ -50,7 +46,7 @@ int run_predict(const CommandLine& line) {
     const std::vector<text::Encoding> batch(
         encodings.begin() + static_cast<ptrdiff_t>(first),
         encodings.begin() + static_cast<ptrdiff_t>(std::min(first + kInferenceBatchSize, encodings.size())));
-    print_labels(line, classifier, train::predict_logits(classifier, batch));
+    print_labels(line, classifier, finite_logits(line, train::predict_logits(classifier, batch)));
   }
   return 0;
 }

@@ -16,6 +16,8 @@ int run_report(const CommandLine& line) {
     runs.push_back(lathe::report::read_run(directory));
     for (const std::string& warning : runs.back().warnings) print_warning(directory + ": " + warning);
   }
+  // A page in a run is replaced by the next, and nothing else there.
+  if (std::filesystem::path(line.out).extension() != ".html") require_no_input(line.out, line.runs);
   const std::filesystem::path page =
       line.out.empty() ? std::filesystem::path(line.runs.front()) / "report.html" : std::filesystem::path(line.out);
   write_file_atomically(page, lathe::report::render_page(runs));

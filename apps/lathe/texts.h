@@ -9,9 +9,6 @@
 
 namespace lathe::app {
 
-/// Samples per batch where nothing is trained.
-constexpr size_t kInferenceBatchSize = 16;
-
 /// The texts that --text or --jsonl names, encoded for `model`. With `truncate` long ones are cut, otherwise they are
 /// refused with Error{Data}.
 std::vector<text::Encoding> encode_inputs(const CommandLine& line, const train::Classifier& classifier, bool truncate);

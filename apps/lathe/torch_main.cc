@@ -41,7 +41,7 @@ int run(const CommandLine& line) {
 }  // namespace lathe::app
 
 int main(int argc, char** argv) {
-  lathe::app::keep_standard_descriptors();
+  lathe::app::prepare_process();
   lathe::app::CommandLine line;
   if (const auto code = lathe::app::parse_command_line(argc, argv, line)) return *code;
   // lathe has blocked the signals that stop a run: only a training run must answer them with a checkpoint.

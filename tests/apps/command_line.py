@@ -104,6 +104,17 @@ class CommandLineTest(unittest.TestCase):
         done = self.lathe("validate", self.path("recipe.yaml"), "adapter.rank=sixteen", "optimizer.lr=-1", "trainig.x=1", code=2)
         self.assertEqual(len(done.stderr.strip().split("\n")), 3, done.stderr)
 
+    def test_of_thousands_of_mistakes_the_first_are_told(self):
+        done = self.lathe("validate", self.recipe_file("".join(f"key{i}: 1\n" for i in range(3000))), code=2)
+        lines = done.stderr.rstrip("\n").split("\n")
+        self.assertEqual(len(lines), 21)
+        self.assertRegex(lines[-1], r"^29\d\d more mistakes like these$")
+
+    def test_a_wrong_value_in_a_list_is_told_at_its_place(self):
+        self.refused(2, r"optimizer\.betas\[1\]: expected a number, got a list$", "validate", self.path("recipe.yaml"), "optimizer.betas=[0.9, [1]]")
+        self.refused(2, r"rank_pattern\.query: expected an integer, got \"x\"$", "validate", self.path("recipe.yaml"), "adapter.rank_pattern={query: x}")
+        self.refused(2, "got a list that holds a mapping$", "validate", self.path("recipe.yaml"), "adapter.target_modules=[query, {a: 1}]")
+
     def test_recipe_file_mistakes_have_line_and_column(self):
         text = "model:\n  path: m\n  path: n\n"
         self.refused(2, r"bad\.yaml:3:3: path: duplicate key", "validate", self.recipe_file(text))
@@ -121,6 +132,7 @@ class CommandLineTest(unittest.TestCase):
     def test_targets_that_match_nothing(self):
         self.refused(2, r'adapter\.target_modules: "qurey" matches no linear layer of the model \(did you mean query\?', "validate", self.path("recipe.yaml"),
                      "adapter.target_modules=[qurey, value]")
+        self.refused(2, r'adapter\.rank_pattern: "kye" decides for no adapted layer', "validate", self.path("recipe.yaml"), "adapter.rank_pattern={kye: 2}")
 
     def test_keys_of_later_families_are_refused_as_not_supported_yet(self):
         for overrides in (["model.task=causal_lm"], ["model.init=random", "model.moe={shared_experts: 1}"]):
@@ -215,6 +227,47 @@ class CommandLineTest(unittest.TestCase):
         self.lathe("logits", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--ids", "2,5,3", "--out", self.path("logits.safetensors"))
         self.assertIn("logits", self.lathe("inspect", self.path("logits.safetensors")).stdout)
 
+    def test_outputs_replace_no_input(self):
+        self.lathe("train", self.path("recipe.yaml"))
+        words = ["logits", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--ids", "2,3", "--out"]
+        for target in ("model/model.safetensors", "run/adapter/adapter_model.safetensors"):
+            before = self.read(target)
+            self.refused(2, "is read here", *words, self.path(target))
+            self.assertEqual(self.read(target), before)
+        for _ in range(2):
+            self.lathe(*words, self.path("logits.safetensors"))
+            self.lathe("report", self.path("run"), "--out", self.path("run/mine.html"))
+        self.refused(2, "is read here", "report", self.path("run"), "--out", self.path("run/metrics.jsonl"))
+
+    def test_weights_that_are_not_finite(self):
+        self.lathe("train", self.path("recipe.yaml"))
+        path = self.path("run/adapter/adapter_model.safetensors")
+        content = bytearray(self.read("run/adapter/adapter_model.safetensors"))
+        content[-4:] = struct.pack("<f", float("nan"))
+        self.write(path, bytes(content))
+        files = ["--model", self.path("model"), "--adapter", self.path("run/adapter")]
+        self.refused(5, "has a loss that is not finite", "eval", self.path("run"))
+        self.refused(5, "not finite", "logits", *files, "--ids", "2,3", "--out", self.path("x.safetensors"))
+        self.refused(5, "not finite", "predict", *files, "--text", "a b")
+        self.refused(5, "not finite", "merge", *files, "--out", self.path("merged"))
+        self.assertFalse(os.path.exists(self.path("x.safetensors")) or os.path.exists(self.path("merged")))
+
+    def test_adapter_files_with_bad_patterns_are_bad_files(self):
+        self.lathe("train", self.path("recipe.yaml"))
+        path = self.path("run/adapter/adapter_config.json")
+        with open(path) as file:
+            config = json.load(file)
+        config["rank_pattern"] = {"(": 2}
+        self.write(path, json.dumps(config))
+        self.refused(3, r"adapter_config\.json: rank_pattern: expected a regular expression", "predict", "--model", self.path("model"),
+                     "--adapter", self.path("run/adapter"), "--text", "a")
+
+    def test_a_limit_on_the_size_of_files_is_a_full_disk(self):
+        done = subprocess.run(["bash", "-c", f'ulimit -f 1; exec "{LATHE}" quantize --model "{self.path("model")}" --out "{self.path("four")}"'],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        self.assertRegex(done.stderr, r"^error: .*cannot write: File too large \(ulimit -f")
+
     def test_models_without_a_head_cannot_predict(self):
         self.refused(3, "has no classification head", "logits", "--model", self.path("model"), "--text", "a", "--out", self.path("x.safetensors"))
         self.assertFalse(os.path.exists(self.path("x.safetensors")))
@@ -252,7 +305,10 @@ class CommandLineTest(unittest.TestCase):
     # --- the rest ---
 
     def test_usage(self):
-        self.refused(2, "see lathe --help", "trian")
+        self.refused(2, r'unknown verb "trian" \(did you mean train\?', "trian", self.path("recipe.yaml"))
+        self.refused(2, "RECIPE: expected a value, got an empty word", "validate", "")
+        self.refused(2, "--out: expected a value", "quantize", "--model", self.path("model"), "--out", "")
+        self.refused(2, "--experts: .*in range", "upcycle", "--model", self.path("model"), "--out", self.path("x"), "--experts", "0")
         self.refused(2, "see lathe --help", "train")
         self.refused(2, "see lathe --help", "ls", "--oops")
         self.refused(2, "no ready recipe of that name", "show", "quikstart")

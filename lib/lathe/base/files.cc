@@ -35,10 +35,12 @@ class Descriptor {
 std::string reason() { return std::strerror(errno); }
 
 [[noreturn]] void throw_write_error(const fs::path& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT;
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
   throw Error(full ? ErrorKind::Resource : ErrorKind::Run,
               Diagnostic{path.string(), 0, 0, "", std::string("cannot write: ") + std::strerror(error),
-                         full ? "free some disk space or choose another directory" : ""});
+                         error == EFBIG ? "ulimit -f raises the limit"
+                         : full         ? "free some disk space or choose another directory"
+                                        : ""});
 }
 
 int open_for_reading(const fs::path& path, uint64_t& size) {

@@ -283,6 +283,23 @@ class Reader {
     for (size_t i = 0; i < node.items.size(); ++i)
       read(node.items[i], key + "[" + std::to_string(i) + "]", values.emplace_back(), info);
   }
+  // Values in a list or a free mapping: a mistake is told at the value.
+  template <typename T>
+  requires(!Visitable<T, Reader>) void read(const YamlNode& node, const std::string& key, std::vector<T>& values,
+                                            const Field&) {
+    if (node.kind != YamlNode::Kind::Sequence) return context_.complain(node, key, Codec<std::vector<T>>::name());
+    values.clear();
+    for (size_t i = 0; i < node.items.size(); ++i)
+      read(node.items[i], key + "[" + std::to_string(i) + "]", values.emplace_back(), Field{});
+  }
+  template <typename T>
+  void read(const YamlNode& node, const std::string& key, std::vector<std::pair<std::string, T>>& values,
+            const Field&) {
+    if (!node.is_mapping()) return context_.complain(node, key, Codec<std::vector<std::pair<std::string, T>>>::name());
+    values.clear();
+    for (const YamlNode::Member& member : node.members)
+      read(member.value, key + "." + member.key, values.emplace_back(member.key, T{}).second, Field{});
+  }
   template <typename T>
   void read(const YamlNode& node, const std::string& key, T& value, const Field& info) {
     T candidate = value;

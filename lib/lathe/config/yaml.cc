@@ -190,7 +190,11 @@ const YamlNode* YamlNode::find(std::string_view key) const {
 }
 
 std::string YamlNode::describe() const {
-  if (kind == Kind::Sequence) return "a list";
+  if (kind == Kind::Sequence) {
+    const auto nested =
+        std::find_if(items.begin(), items.end(), [](const YamlNode& item) { return item.kind != Kind::Scalar; });
+    return nested == items.end() ? "a list" : "a list that holds " + nested->describe();
+  }
   if (kind == Kind::Mapping) return "a mapping";
   if (text.empty() && !quoted) return "nothing";
   const bool number = !quoted && text.find_first_not_of("+-0123456789.eE") == std::string::npos;

@@ -28,7 +28,13 @@ Recipe bind_recipe(const YamlNode& root, const std::string& base) {
   recipe.places = context.places;
   // What is malformed or missing is complained about once: not again for what follows from it.
   std::set<std::string> complained;
-  for (const Diagnostic& mistake : context.mistakes) complained.insert(mistake.key);
+  for (const Diagnostic& mistake : context.mistakes) {
+    complained.insert(mistake.key);
+    // and the keys that hold the mistaken value, up to the section
+    for (size_t end = mistake.key.find_last_of(".["); end != std::string::npos && end > mistake.key.find('.');
+         end = mistake.key.find_last_of(".[", end - 1))
+      complained.insert(mistake.key.substr(0, end));
+  }
   const auto add_new = [&](std::vector<Diagnostic> mistakes) {
     for (Diagnostic& mistake : mistakes) {
       const std::string section = mistake.key.substr(0, mistake.key.find('.'));
