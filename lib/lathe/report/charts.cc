@@ -70,6 +70,50 @@ Chart memory_chart(const std::vector<Run>& runs) {
   return chart;
 }
 
+bool all_zero(const Chart& chart) {
+  return std::all_of(chart.curves.begin(), chart.curves.end(), [](const Curve& curve) {
+    return std::all_of(curve.series.y.begin(), curve.series.y.end(), [](double y) { return !(std::abs(y) > 0); });
+  });
+}
+
+// How evenly a mixture's experts were used, of runs with experts.
+std::vector<Chart> expert_charts(const std::vector<Run>& runs) {
+  std::vector<Chart> charts;
+  charts.push_back(smoothed_chart(runs, "moe_entropy",
+                                  {.id = "moe_entropy",
+                                   .title = "Routing entropy",
+                                   .note = "Of the least even layer: 1 is even, 0 one expert for all tokens.",
+                                   .y_label = "entropy",
+                                   .from_zero = true}));
+  charts.push_back(smoothed_chart(runs, "moe_max_vio",
+                                  {.id = "moe_max_vio",
+                                   .title = "MaxVio",
+                                   .note = "Of the same layer: the fullest expert's load over the mean, less 1.",
+                                   .y_label = "MaxVio",
+                                   .from_zero = true}));
+  charts.push_back(step_chart(runs, "moe_dead",
+                              {.id = "moe_dead",
+                               .title = "Dead experts",
+                               .note = "Those with less than a tenth of the even load, in all layers.",
+                               .y_label = "experts",
+                               .from_zero = true}));
+  std::vector<Chart> others;
+  others.push_back(step_chart(runs, "moe_dropped",
+                              {.id = "moe_dropped",
+                               .title = "Dropped tokens",
+                               .note = "The share of the assignments that found their expert full.",
+                               .y_label = "dropped",
+                               .from_zero = true}));
+  others.push_back(step_chart(runs, "moe_loss",
+                              {.id = "moe_loss",
+                               .title = "Balance loss",
+                               .note = "The weighted balance terms of all layers.",
+                               .y_label = "loss"}));
+  std::erase_if(others, all_zero);  // no capacity, no such terms
+  std::move(others.begin(), others.end(), std::back_inserter(charts));
+  return charts;
+}
+
 // Widens a curve's x to the run's steps with a gap, so that charts of evaluations line up with the others.
 void reach_over_steps(Series& series, const std::vector<double>& steps) {
   constexpr double kGap = std::numeric_limits<double>::quiet_NaN();
@@ -139,8 +183,8 @@ std::vector<Chart> make_charts(const std::vector<Run>& runs) {
                                    .y_label = "tokens per second",
                                    .from_zero = true}));
   charts.push_back(memory_chart(runs));
-  std::vector<Chart> measures = measure_charts(runs);
-  std::move(measures.begin(), measures.end(), std::back_inserter(charts));
+  for (std::vector<Chart> more : {expert_charts(runs), measure_charts(runs)})
+    std::move(more.begin(), more.end(), std::back_inserter(charts));
   std::erase_if(charts, [](const Chart& chart) { return chart.curves.empty(); });
   return charts;
 }

@@ -34,8 +34,8 @@ struct Chart {
   std::vector<Curve> curves = {};
 };
 
-/// The charts that the runs have values for, each with all runs: loss, lr, grad_norm, throughput, memory, then one per
-/// measure of the evaluations. No curve has more than 2,000 points.
+/// The charts that the runs have values for, each with all runs: loss, lr, grad_norm, throughput, memory, how even the
+/// experts' loads are, then one per measure of the evaluations. No curve has more than 2,000 points.
 std::vector<Chart> make_charts(const std::vector<Run>& runs);
 
 }  // namespace lathe::report

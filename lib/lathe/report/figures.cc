@@ -57,6 +57,17 @@ void add_measures(const Run& run, std::vector<Figure>& figures) {
   }
 }
 
+void add_balance(const Run& run, std::vector<Figure>& figures) {
+  const auto add = [&](const char* column, const char* label, Better better) {
+    const auto* values = run.steps.find(column);
+    if (values == nullptr) return;
+    const size_t last = best_of(*values, Better::Neither);
+    if (last < values->size()) figures.push_back({label, format_number((*values)[last]), (*values)[last], better});
+  };
+  add("moe_entropy", "Routing entropy", Better::Higher);
+  add("moe_dead", "Dead experts", Better::Lower);
+}
+
 void add_amounts(const Run& run, std::vector<Figure>& figures) {
   if (run.steps.step.empty()) return;
   const double steps = run.steps.step.back();
@@ -86,6 +97,7 @@ std::vector<Figure> final_figures(const Run& run) {
   std::vector<Figure> figures;
   add_losses(run, figures);
   add_measures(run, figures);
+  add_balance(run, figures);
   add_amounts(run, figures);
   return figures;
 }

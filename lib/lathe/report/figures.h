@@ -19,7 +19,8 @@ struct Figure {
   std::string place = {};  ///< where the run had it, "step 300", when that is not the end
 };
 
-/// A run's figures in the order of the page: loss, the best of each measure, steps, tokens, time, memory. What the run
+/// A run's figures in the order of the page: loss, the best of each measure, how even the
+/// experts' loads ended, steps, tokens, time, memory. What the run
 /// has not recorded is left out.
 std::vector<Figure> final_figures(const Run& run);
 

@@ -49,7 +49,9 @@ class MetricsReader {
       const Json json = parse_json(line, file_, {.max_depth = 8}, number);
       const JsonObject object(json, file_);
       const auto step = static_cast<double>(object.integer("step", 0, int64_t{1} << 53));
-      add_row(json.contains("eval_loss") ? run_.evaluations : run_.steps, step, json);
+      const bool evaluation = json.contains("eval_loss");
+      if (!evaluation) run_.loads.add(step, object);
+      add_row(evaluation ? run_.evaluations : run_.steps, step, json);
     } catch (const Error& error) {
       if (damaged_++ == 0) first_damage_ = std::to_string(number) + " (" + error.diagnostics().front().problem + ")";
     }

@@ -9,6 +9,7 @@
 
 #include "lathe/base/json.h"
 #include "lathe/report/evaluation.h"
+#include "lathe/report/experts.h"
 
 namespace lathe::report {
 
@@ -26,6 +27,7 @@ struct Run {
   std::string name;                           ///< how the page calls it: the directory's name
   MetricTable steps;                          ///< metrics.jsonl: the lines of optimizer steps
   MetricTable evaluations;                    ///< metrics.jsonl: the lines with an eval_loss
+  ExpertLoads loads;                          ///< metrics.jsonl: how steps loaded the experts
   std::string recipe;                         ///< recipe.yaml, empty when absent
   Json details;                               ///< run.json, an empty object when absent
   std::optional<ClassEvaluation> evaluation;  ///< evaluation.json
