@@ -21,6 +21,7 @@ LATHE = os.environ["LATHE"]
 def command(directory, run):
     return [LATHE, "train", os.path.join(directory, "recipe.yaml"), "output.dir=" + run, "~training.epochs", "training.max_steps=80",
             "training.checkpoint_every_steps=1", "training.gradient_accumulation_steps=3", "adapter.dropout=0.1", "training.eval_every_steps=7",
+            "training.keep_best={measure: accuracy}", "optimizer.lr=0.3",
             "--resume"]
 
 

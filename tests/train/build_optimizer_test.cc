@@ -51,7 +51,7 @@ TEST(BuildOptimizer, TakesTheFirstGroupThatMatchesTheWholeName) {
 
 TEST(BuildOptimizer, RefusesAGroupThatMatchesNothing) {
   EXPECT_EQ(testing::error_text(ErrorKind::Config, [] { built({"optimizer.groups=[{pattern: head, lr: 1}]"}); }),
-            "override: optimizer.groups: pattern \"head\" matches no trained parameter (a name is, for example, "
+            "override: optimizer.groups[0].pattern: \"head\" matches no trained parameter (a name is, for example, "
             "layer.0.query.lora_A.weight)");
 }
 

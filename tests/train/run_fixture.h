@@ -10,6 +10,7 @@
 #include "lathe/base/files.h"
 #include "lathe/train/step.h"
 #include "lathe/train/trainer.h"
+#include "small_bert.h"
 #include "temporary_directory.h"
 
 namespace lathe::train {
@@ -46,6 +47,29 @@ class RunFixture : public ::testing::Test {
   }
 
   testing::TemporaryDirectory directory_;
+};
+
+/// A run on a small model and 11 samples of different lengths.
+class SmallBertRun : public RunFixture {
+ protected:
+  SmallBertRun() {
+    testing::write_small_bert(directory_);
+    std::string lines;
+    for (int i = 0; i < 11; ++i) {
+      std::string text;
+      for (int j = 0; j <= i; ++j) text += std::string(1, static_cast<char>('a' + (i * 5 + j * 3) % 26)) + " ";
+      lines += "{\"text\": \"" + text + "\", \"label\": \"" + (i % 3 == 0 ? "yes" : "no") + "\"}\n";
+    }
+    directory_.write("train.jsonl", lines);
+    directory_.write("recipe.yaml", R"(
+model: {path: model, task: classification}
+adapter: {type: lora, rank: 2, alpha: 4, target_modules: [query, value], dropout: 0.1}
+data: {train: train.jsonl, eval: train.jsonl}
+optimizer: {lr: 0.01, schedule: linear, num_warmup_steps: 2}
+training: {max_steps: 8, batch_size: 2, gradient_accumulation_steps: 2, seed: 3, checkpoint_every_steps: 3}
+output: {dir: placeholder}
+)");
+  }
 };
 
 /// train.jsonl with eight texts of different lengths, and the window of all of them.

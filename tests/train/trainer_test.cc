@@ -8,6 +8,7 @@
 
 #include "expect_error.h"
 #include "lathe/base/files.h"
+#include "lathe/cost/plan.h"
 #include "lathe/nn/gemm.h"
 #include "lathe/train/classifier.h"
 #include "lathe/train/run_state.h"
@@ -25,28 +26,7 @@ using ::testing::HasSubstr;
 
 namespace fs = std::filesystem;
 
-// A run on a small model and 11 samples of different lengths.
-class TrainerTest : public RunFixture {
- protected:
-  TrainerTest() {
-    testing::write_small_bert(directory_);
-    std::string lines;
-    for (int i = 0; i < 11; ++i) {
-      std::string text;
-      for (int j = 0; j <= i; ++j) text += std::string(1, static_cast<char>('a' + (i * 5 + j * 3) % 26)) + " ";
-      lines += "{\"text\": \"" + text + "\", \"label\": \"" + (i % 3 == 0 ? "yes" : "no") + "\"}\n";
-    }
-    directory_.write("train.jsonl", lines);
-    directory_.write("recipe.yaml", R"(
-model: {path: model, task: classification}
-adapter: {type: lora, rank: 2, alpha: 4, target_modules: [query, value], dropout: 0.1}
-data: {train: train.jsonl, eval: train.jsonl}
-optimizer: {lr: 0.01, schedule: linear, num_warmup_steps: 2}
-training: {max_steps: 8, batch_size: 2, gradient_accumulation_steps: 2, seed: 3, checkpoint_every_steps: 3}
-output: {dir: placeholder}
-)");
-  }
-};
+using TrainerTest = SmallBertRun;
 
 TEST_F(TrainerTest, WritesEveryKeyOfAStepAndAnEvaluation) {
   train("run");
@@ -190,43 +170,6 @@ TEST_F(TrainerTest, MakesNoDirectoryWhenSomethingIsWrongBefore) {
   EXPECT_FALSE(fs::exists(directory_ / "run"));
 }
 
-TEST_F(TrainerTest, StopsOnANonFiniteLossWithADump) {
-  const std::string text = error_text(ErrorKind::Numeric, [&] {
-    train("run", {"optimizer.lr=1e30", "optimizer.clip_grad_norm=0", "optimizer.num_warmup_steps=0"});
-  });
-  EXPECT_THAT(text, HasSubstr("step 2: the loss is not finite, first in bert.encoder.layer.0"));
-  EXPECT_FALSE(fs::exists(directory_ / "run/adapter"));
-  const Json dump = read_json_file((directory_ / "run/nonfinite-step-2.json").string());
-  EXPECT_EQ(dump["first_nonfinite"], "bert.encoder.layer.0");
-  ASSERT_EQ(dump["micro_batches"].size(), 2u);
-  const Json& sample = dump["micro_batches"][0][0];
-  EXPECT_THAT(sample["file"].get<std::string>(), HasSubstr("train.jsonl"));
-  EXPECT_GE(sample["line"].get<int>(), 1);
-  EXPECT_GE(sample["input_ids"].size(), 3u);
-}
-
-// A checkpoint whose weights hold a NaN in one classifier row makes every later step non-finite.
-TEST_F(TrainerTest, LeavesNonFiniteStepsOutButNotForEver) {
-  train("run", {"training.on_nonfinite=skip", "training.checkpoint_every_steps=1", "training.keep_checkpoints=8"});
-  for (int step = 4; step <= 8; ++step) fs::remove_all(directory_ / ("run/checkpoints/step-" + std::to_string(step)));
-  fs::remove_all(directory_ / "run/adapter");
-  const fs::path checkpoint = directory_ / "run/checkpoints/step-3";
-  Snapshot snapshot = Snapshot::read(checkpoint);
-  snapshot.weights.front().second.fill_(NAN);
-  fs::rename(checkpoint, directory_ / "aside");
-  RunDirectory((directory_ / "run").string(), true).publish_checkpoint(3, [&](const auto& path) {
-    snapshot.write(path);
-  });
-  const std::string text = error_text(ErrorKind::Numeric, [&] {
-    train("run", {"training.on_nonfinite=skip", "training.checkpoint_every_steps=1", "training.keep_checkpoints=8"},
-          true);
-  });
-  EXPECT_THAT(text, HasSubstr("step 6: the loss is not finite, first in parameter "));
-  const auto lines = metrics("run");
-  EXPECT_TRUE(lines.back()["loss"].is_null()) << "steps 4 and 5 are in the metrics, left out";
-  EXPECT_EQ(lines.back()["step"], 5);
-}
-
 TEST_F(TrainerTest, FineTunesEveryWeightIntoAModelDirectory) {
   train("run", {"adapter={type: none}"});
   const Classifier trained = load_classifier((directory_ / "run/model").string(), "");
@@ -352,6 +295,19 @@ TEST_F(TrainerTest, GivesTheSameRunUnderEveryCheckpointingPolicy) {
     EXPECT_EQ(metrics(run), metrics("plain")) << policy;
     EXPECT_EQ(adapter_bytes(run), adapter_bytes("plain")) << policy;
   }
+}
+
+TEST_F(TrainerTest, GivesTheSameRunWithinAMemoryBudget) {
+  train("plain");
+  const auto peak = [&](const std::string& policy) {
+    const auto planned = recipe("run", {"training.activation_checkpointing=" + policy});
+    return cost::make_plan(planned, recipe::resolve_model(planned)).memory.peak;
+  };
+  const auto budget = (peak("none") + peak("full")) / 2;
+  ASSERT_LT(budget, peak("none"));
+  train("run", {"training.activation_checkpointing={budget: " + std::to_string(static_cast<int64_t>(budget)) + " B}"});
+  EXPECT_EQ(metrics("run"), metrics("plain"));
+  EXPECT_EQ(adapter_bytes("run"), adapter_bytes("plain"));
 }
 
 TEST_F(TrainerTest, StopsEarlyAndPublishesTheBestEvaluation) {

@@ -2,8 +2,11 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
+
 #include "lathe/base/error.h"
 #include "lathe/io/tensors.h"
+#include "lathe/train/measures.h"
 
 namespace lathe::train {
 namespace {
@@ -29,6 +32,16 @@ optim::NamedTensors copies(const optim::NamedTensors& tensors) {
   optim::NamedTensors result;
   for (const auto& [name, tensor] : tensors) result.emplace_back(name, tensor.detach().clone());
   return result;
+}
+
+bool note_evaluation(std::optional<Best>& best, recipe::Measure measure, double value, int64_t step) {
+  const bool better = std::isfinite(value) && (!best || is_better(measure, value, best->value));
+  if (better) {
+    best = Best{value, step, 0};
+  } else if (best) {
+    ++best->evaluations_since;
+  }
+  return better;
 }
 
 Json RunState::to_json() const {

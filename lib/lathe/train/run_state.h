@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lathe/optim/optimizer.h"
+#include "lathe/recipe/values.h"
 #include "lathe/train/run_directory.h"
 
 namespace lathe::train {
@@ -16,6 +17,10 @@ struct Best {
   int64_t step = 0;
   int64_t evaluations_since = 0;
 };
+
+/// Whether an evaluation of `step` that measured `value` is the best so far; `best` keeps it then and counts it
+/// otherwise. A value that is not finite is never the best.
+bool note_evaluation(std::optional<Best>& best, recipe::Measure measure, double value, int64_t step);
 
 /// What a run knows beside its tensors. With weights and optimizer it determines everything that follows: data order,
 /// dropout and schedule are functions of the step.

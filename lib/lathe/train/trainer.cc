@@ -102,6 +102,9 @@ class Run {
     warn_about_metrics(directory_.flush_metrics());
     if (is_finished() && has_results())
       return observer_.on_warning(directory_.path().string() + ": this run is finished");
+    if (is_finished())
+      observer_.on_note("nothing is left to train after step " + std::to_string(first_step_) + " of " +
+                        std::to_string(num_steps_) + ": its weights are published");
     last_checkpoint_ = Clock::now();
     if (state_.evaluation_pending) evaluate();  // the run was stopped in the middle of it
     while (!is_finished()) {
@@ -249,14 +252,18 @@ class Run {
     record(line);
     state_.evaluation_pending = false;
     observer_.on_evaluation(state_.step, result);
-    const bool is_best = training_.keep_best && note(result, training_.keep_best->measure, state_.best);
+    const bool is_best = training_.keep_best && note_best(result, training_.keep_best->measure, state_.best);
     best_is_new_ |= is_best;
     if (is_best || !training_.keep_best) write_evaluation(result);
     if (!training_.early_stopping) return;
-    note(result, training_.early_stopping->measure, state_.early);
-    state_.stopped_early = state_.early->evaluations_since >= training_.early_stopping->patience;
+    note_best(result, training_.early_stopping->measure, state_.early);
+    state_.stopped_early = state_.early && state_.early->evaluations_since >= training_.early_stopping->patience;
     if (state_.stopped_early)
       observer_.on_note("stopped early: no better evaluation since step " + std::to_string(state_.early->step));
+  }
+
+  bool note_best(const Evaluation& result, recipe::Measure measure, std::optional<Best>& best) const {
+    return note_evaluation(best, measure, measure_of(result, measure), state_.step);
   }
 
   // The evaluation of what would be published now, for `lathe report`.
@@ -278,18 +285,6 @@ class Run {
     } catch (const Error& error) {
       observer_.on_warning(std::string(error.what()) + "; training goes on");
     }
-  }
-
-  // Whether this evaluation is the best so far.
-  bool note(const Evaluation& result, recipe::Measure measure, std::optional<Best>& best) const {
-    const double value = measure_of(result, measure);
-    const bool better = !best || is_better(measure, value, best->value);
-    if (better) {
-      best = Best{value, state_.step, 0};
-    } else {
-      ++best->evaluations_since;
-    }
-    return better;
   }
 
   bool checkpoint_is_due() {
