@@ -15,6 +15,8 @@ import threading
 import unittest
 import zlib
 
+import small_images
+import small_model
 from small_images import png
 
 LATHE, CHROMIUM = os.environ["LATHE"], os.environ["CHROMIUM"]
@@ -184,6 +186,19 @@ class ReportPageTest(unittest.TestCase):
             rows = re.findall(r'<tr class="u-series([^"]*)"><th><div class="u-marker"[^>]*></div><div class="u-label">([^<]*)', content)
             self.assertEqual({("u-off" in classes, label.split(",")[0]) for classes, label in rows if label != "step"},
                              {(True, "first"), (False, "&lt;b&gt;second &amp; last")}, name)
+
+    def test_real_runs_of_each_task_have_pages(self):
+        runs = {"texts": (small_model.write_small_run, []), "images": (small_images.write_small_images, ["training.max_steps=4", "optimizer.lr=1e-4"])}
+        for task, (write_run, overrides) in runs.items():
+            with self.subTest(task):
+                folder = os.path.join(self.folder, task)
+                write_run(folder)
+                subprocess.run([LATHE, "train", os.path.join(folder, "recipe.yaml"), "training.eval_every_steps=2", *overrides], check=True, capture_output=True, timeout=120)
+                page = self.report(os.path.join(folder, "run"))
+                for width in (1280, 500):
+                    dom = self.assert_drawn(page, width, DARK)
+                    self.assertEqual(dom.count("data:image/png;base64,") > 0, task == "images")  # the worst mistakes: pictures, or texts
+                    self.assertRegex(dom, "train.jsonl:[0-9]+" if task == "texts" else "folder/(above|below|left)/")
 
     def test_unfinished_runs_have_pages(self):
         for name, content in (("empty", ""), ("one", '{"step":1,"loss":0.5}\n'), ("cut", '{"step":1,"loss":0.5}\n{"step":2,"lo')):

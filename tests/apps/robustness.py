@@ -102,6 +102,13 @@ class RobustnessTest(unittest.TestCase):
         self.assertIn("not enough memory", errors[0])
         self.assert_resumes()
 
+    def test_a_limit_too_low_for_libtorch_is_one_line(self):
+        for kilobytes in (200_000, 600_000):
+            done = subprocess.run(["bash", "-c", f'ulimit -v {kilobytes}; exec "$0" "$@"', *self.command()], capture_output=True, text=True, timeout=120)
+            self.assertEqual(done.returncode, 4, done.stderr)
+            self.assertRegex(done.stderr, r"^error: virtual memory: expected a limit of at least 640.0 MiB for LibTorch alone, got .* \(ulimit -v raises it\)\n$")
+        self.assertFalse(os.path.exists(self.run_directory))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -29,8 +29,9 @@ std::string bits_decided_by() {
 int64_t measure_base_bytes() {
   const at::NoGradGuard no_grad;
   {
-    const at::Tensor a = at::ones({512, 512});
-    nn::gemm(a, a);
+    // As large as a step's: the libraries' buffers grow with the product, up to this size.
+    const at::Tensor a = at::ones({2048, 512}), b = at::ones({512, 1536});
+    nn::gemm(a, b);
   }
   MemoryMeter::reset_peak();
   ::malloc_trim(0);
