@@ -17,6 +17,7 @@ while [ -e "$run" ]; do  # each run gets a directory of its own
   run=runs/quickstart-$number
 done
 "$lathe" validate quickstart --data
+"$lathe" doctor >/dev/null  # measures this machine's speed, for the plan's time
 "$lathe" plan quickstart
 "$lathe" train quickstart output.dir="$run"
 result=$("$lathe" eval "$run" data.eval="$cache/data/spam-assassin/test.jsonl" --json)
