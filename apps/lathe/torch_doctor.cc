@@ -55,14 +55,15 @@ double memory_bytes_per_second() {
 int run_torch_doctor(const CommandLine&) {
   const double flops = gemm_flops();
   const int64_t base = resident_memory_bytes();  // the program and what products have loaded: what every run pays
-  const Json speeds = {{"gemm_flops", flops}, {"memory_bytes_per_second", memory_bytes_per_second()}};
+  const Json speeds = {{"gemm_flops", flops},
+                       {"memory_bytes_per_second", memory_bytes_per_second()},
+                       {"threads", at::get_num_threads()}};
   std::error_code ignored;
   const std::string cache = config::cache_directory();
   std::filesystem::create_directories(cache, ignored);
   if (std::filesystem::is_directory(cache, ignored))
     write_file_atomically(cache + "/machine.json", speeds.dump() + "\n");
   Json facts = {{"version", TORCH_VERSION},
-                {"threads", at::get_num_threads()},
                 {"capability", at::get_cpu_capability()},
                 {"kernels", nn::kernels::chosen_target()},
                 {"products", nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL"},

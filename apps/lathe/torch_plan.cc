@@ -5,6 +5,7 @@
 #include "lathe/base/memory.h"
 #include "lathe/base/text.h"
 #include "lathe/cost/plan.h"
+#include "lathe/cost/time.h"
 #include "lathe/train/measure_step.h"
 #include "plan_text.h"
 #include "torch_verbs.h"
@@ -29,8 +30,9 @@ int run_measured_plan(const CommandLine& line) {
   const recipe::Recipe settled = cost::settle(given, resolved, available);
   const cost::Plan plan = cost::require_fit(settled, resolved, available);
   const train::MeasuredStep measured = train::measure_step(settled);
+  const std::optional<double> seconds = cost::estimate_seconds(plan, cost::measured_speed());
   if (line.json) {
-    Json json = cost::to_json(plan);
+    Json json = cost::to_json(plan, seconds);
     json["available_bytes"] = available;
     json["fits"] = true;
     json["measured"] = {{"peak", measured.peak_bytes},
@@ -41,16 +43,20 @@ int run_measured_plan(const CommandLine& line) {
     print_result(json.dump() + "\n");
     return 0;
   }
-  std::string text = plan_text(plan, available);
+  std::string text = plan_text(plan, seconds, available);
   text += "\nmeasured by one real step    planned    measured    error\n";
   text += comparison("activations", plan.memory.activations, static_cast<double>(measured.activation_bytes));
   text += comparison("peak", plan.memory.peak, static_cast<double>(measured.peak_bytes));
   text += comparison("resident", plan.memory.peak + static_cast<double>(measured.start_rss_bytes),
                      static_cast<double>(measured.peak_rss_bytes));
-  std::array<char, 64> seconds{};
-  std::snprintf(seconds.data(), seconds.size(), "  %-16s%12.4g%12.4g s\n", "time", plan.seconds.value_or(0),
-                measured.seconds);
-  print_result(text + seconds.data());
+  std::array<char, 96> times{};
+  if (seconds) {
+    std::snprintf(times.data(), times.size(), "  %-16s%10.3g s%10.3g s%+9.2f %%\n", "time", *seconds, measured.seconds,
+                  100 * (*seconds / measured.seconds - 1));
+  } else {
+    std::snprintf(times.data(), times.size(), "  %-16s%12s%10.3g s\n", "time", "unknown", measured.seconds);
+  }
+  print_result(text + times.data());
   return 0;
 }
 

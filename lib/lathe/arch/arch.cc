@@ -43,14 +43,22 @@ std::vector<std::string> read_label_names(const JsonObject& config) {
   return labels;
 }
 
+std::string supported_types(Families families) {
+  return families == Families::Built ? "supported: bert"
+                                     : "supported: bert, llama, mistral, qwen2, qwen3, mixtral, qwen3_moe";
+}
+
 ModelConfig read_timm(const JsonObject& config) {
   const MixerArch arch = read_timm_mixer(config);
   return {arch, "mixer", read_label_names(config), read_image_input(config, arch), config.json()};
 }
 
-ModelConfig read_transformers(const JsonObject& config) {
+ModelConfig read_transformers(const JsonObject& config, Families families) {
   const std::string type = config.string("model_type");
-  if (type != "bert") throw config.error("model_type", quote(type) + " is not supported yet", "supported: bert");
+  const bool planned = families == Families::Planned;
+  if (planned && is_decoder(type)) return {read_decoder(config), type, {}, {}, config.json()};
+  if (type != "bert")
+    throw config.error("model_type", quote(type) + " is not supported yet", supported_types(families));
   ModelConfig result{read_bert(config), type, {}, {}, config.json()};
   const Json* architectures = config.find("architectures");
   const bool classifier = architectures != nullptr && architectures->is_array() && !architectures->empty() &&
@@ -62,14 +70,14 @@ ModelConfig read_transformers(const JsonObject& config) {
 
 }  // namespace
 
-ModelConfig read_model_config(const std::string& path) {
+ModelConfig read_model_config(const std::string& path, Families families) {
   const Json json = read_json_file(path, 16 << 20);
   const JsonObject config(json, path);
   const bool timm = config.find("model_type") == nullptr && config.find("architecture") != nullptr;
-  return timm ? read_timm(config) : read_transformers(config);
+  return timm ? read_timm(config) : read_transformers(config, families);
 }
 
-ModelConfig read_arch_mapping(const JsonObject& mapping) {
+ModelConfig read_arch_mapping(const JsonObject& mapping, Families families) {
   const std::string type = mapping.string("model_type");
   if (type == "mixer") {
     const MixerArch arch = read_mixer(mapping);
@@ -81,12 +89,39 @@ ModelConfig read_arch_mapping(const JsonObject& mapping) {
                                "intermediate_size", "max_position_embeddings", "type_vocab_size", "pad_token_id",
                                "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob",
                                "classifier_dropout", "hidden_act"});
-    return read_transformers(mapping);
+    return read_transformers(mapping, families);
+  }
+  if (families == Families::Planned && is_decoder(type)) {
+    mapping.refuse_other_keys({"model_type",
+                               "vocab_size",
+                               "hidden_size",
+                               "intermediate_size",
+                               "num_hidden_layers",
+                               "num_attention_heads",
+                               "num_key_value_heads",
+                               "head_dim",
+                               "max_position_embeddings",
+                               "tie_word_embeddings",
+                               "attention_bias",
+                               "mlp_bias",
+                               "hidden_act",
+                               "sliding_window",
+                               "rms_norm_eps",
+                               "rope_theta",
+                               "num_local_experts",
+                               "num_experts",
+                               "num_experts_per_tok",
+                               "moe_intermediate_size",
+                               "norm_topk_prob",
+                               "decoder_sparse_step",
+                               "mlp_only_layers"});
+    return read_transformers(mapping, families);
   }
   throw mapping.error("model_type", quote(type) + " is not supported yet", "supported: bert, mixer");
 }
 
 bool sees_images(const Arch& arch) { return std::holds_alternative<MixerArch>(arch); }
+bool is_causal(const Arch& arch) { return std::holds_alternative<DecoderArch>(arch); }
 
 bool override_dropout(Arch& arch, double rate) {
   auto* bert = std::get_if<BertArch>(&arch);
@@ -97,20 +132,33 @@ bool override_dropout(Arch& arch, double rate) {
 }
 
 const std::optional<MlpExperts>& mlp_experts(const Arch& arch) {
-  return std::visit([](const auto& family) -> const std::optional<MlpExperts>& { return family.experts; }, arch);
+  static const std::optional<MlpExperts> kNone;
+  if (const auto* bert = std::get_if<BertArch>(&arch)) return bert->experts;
+  if (const auto* mixer = std::get_if<MixerArch>(&arch)) return mixer->experts;
+  return kNone;
 }
 
 std::optional<MlpExperts>& mlp_experts(Arch& arch) {
-  return std::visit([](auto& family) -> std::optional<MlpExperts>& { return family.experts; }, arch);
+  auto* bert = std::get_if<BertArch>(&arch);
+  return bert != nullptr ? bert->experts : std::get<MixerArch>(arch).experts;
 }
 
 int64_t num_layers(const Arch& arch) {
+  const auto* mixer = std::get_if<MixerArch>(&arch);
+  if (mixer != nullptr) return mixer->num_blocks;
   const auto* bert = std::get_if<BertArch>(&arch);
-  return bert != nullptr ? bert->num_hidden_layers : std::get<MixerArch>(arch).num_blocks;
+  return bert != nullptr ? bert->num_hidden_layers : std::get<DecoderArch>(arch).num_hidden_layers;
 }
 
-int64_t max_positions(const Arch& arch) { return std::get<BertArch>(arch).max_position_embeddings; }
-int64_t vocab_size(const Arch& arch) { return std::get<BertArch>(arch).vocab_size; }
+int64_t max_positions(const Arch& arch) {
+  const auto* bert = std::get_if<BertArch>(&arch);
+  return bert != nullptr ? bert->max_position_embeddings : std::get<DecoderArch>(arch).max_position_embeddings;
+}
+
+int64_t vocab_size(const Arch& arch) {
+  const auto* bert = std::get_if<BertArch>(&arch);
+  return bert != nullptr ? bert->vocab_size : std::get<DecoderArch>(arch).vocab_size;
+}
 
 std::vector<ParameterSpec> classifier_parameters(const Arch& arch, int64_t num_labels) {
   return std::visit([&](const auto& family) { return classifier_parameters(family, num_labels); }, arch);
@@ -120,12 +168,15 @@ std::vector<LinearSpec> classifier_linears(const Arch& arch, int64_t num_labels)
   return std::visit([&](const auto& family) { return classifier_linears(family, num_labels); }, arch);
 }
 
-std::string head_module(const Arch& arch) { return sees_images(arch) ? "head" : "classifier"; }
+std::string head_module(const Arch& arch) {
+  return sees_images(arch) ? "head" : is_causal(arch) ? "lm_head" : "classifier";
+}
 
 std::vector<std::string> head_modules(const Arch& arch) { return {head_module(arch)}; }
 
 std::vector<std::string> default_target_modules(const Arch& arch) {
   if (sees_images(arch)) return {"fc1", "fc2"};
+  if (is_causal(arch)) return {"q_proj", "v_proj"};
   return {"query", "value"};
 }
 

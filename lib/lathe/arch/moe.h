@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "lathe/arch/arch.h"
+#include "lathe/arch/spec.h"
 #include "lathe/base/json.h"
 #include "lathe/formats/safetensors.h"
 

@@ -6,24 +6,33 @@ namespace {
 constexpr Amount kIndexBytes = 8, kDoubleBytes = 8;
 constexpr Amount kFullest = 1.5;  // the fullest expert's load over the mean, as new routers spread it
 
-// The products of one pass over the assignments: up and down.
+// One pass over the assignments through a matrix of `columns` on the side of the hidden features.
+Amount product(const ExpertsCost& cost, Amount assignments, Amount columns) {
+  return 2 * assignments * cost.in_features * columns;
+}
+
+// The products of one pass: up and down.
 Amount products(const ExpertsCost& cost, Amount assignments) {
-  return 2 * 2 * assignments * cost.in_features * cost.hidden_features;
+  return product(cost, assignments, cost.up_features()) + product(cost, assignments, cost.hidden_features);
 }
 
 // A frozen matrix in 16 bits is converted when its expert's turn comes.
 Amount converted_bytes(const ExpertsCost& cost) {
-  return cost.storage == Storage::Float32 ? 0 : cost.in_features * cost.hidden_features * kFloatBytes;
+  return cost.storage == Storage::Float32 ? 0 : cost.in_features * cost.up_features() * kFloatBytes;
 }
 
 // All of them are written before the first is added to one that is there.
 void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
   const Amount E = cost.num_experts, D = cost.in_features, F = cost.hidden_features;
-  for (const auto& [name, elements] :
-       {std::pair("gate.weight", E * D), std::pair("experts.up_proj", E * F * D),
-        std::pair("experts.up_proj_bias", E * F), std::pair("experts.down_proj", E * D * F),
-        std::pair("experts.down_proj_bias", E * D)})
+  const auto add = [&](const char* name, Amount elements) {
     ledger.add_gradient(cost.path + "." + name, elements * kFloatBytes);
+  };
+  add("gate.weight", E * D);
+  add("experts.up_proj", E * cost.up_features() * D);
+  add("experts.down_proj", E * D * F);
+  if (cost.gated) return;
+  add("experts.up_proj_bias", E * F);
+  add("experts.down_proj_bias", E * D);
 }
 
 }  // namespace
@@ -38,25 +47,25 @@ Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
                                         assignments * (4 * kIndexBytes + 3 * kFloatBytes));
   ledger.keep_decision(assignments * kIndexBytes);
   const Saved input(ledger, x);
-  const Value h = ledger.tensor(assignments, F);
+  const Value h = ledger.tensor(assignments, cost.up_features());
   Value y = ledger.tensor(x.rows, D);
   { const Buffer passing = ledger.allocate(of_expert * (2 * D + F) * kFloatBytes + converted_bytes(cost)); }
   ledger.record(y, {&x}, cost.trains,
                 [&ledger, cost, router, input, h = h.buffer, routing, assignments, of_expert,
                  wants_dx = x.needs_gradient(), elements = x.elements()](const Buffer&) {
-                  const Amount D = cost.in_features, F = cost.hidden_features;
+                  const Amount D = cost.in_features, F = cost.hidden_features, H = cost.up_features();
                   const Buffer x = input.unpack();
                   Buffer dx = wants_dx ? ledger.allocate(elements * kFloatBytes) : nullptr;
                   const Buffer dgates = ledger.allocate(assignments * kFloatBytes);
-                  const Amount written = cost.trains ? 2 * cost.num_experts * D * F : 0;
+                  const Amount written = cost.trains ? cost.num_experts * D * (H + F) : 0;
                   {
-                    const Buffer passing =
-                        ledger.allocate((of_expert * 3 * (F + D) + written) * kFloatBytes + converted_bytes(cost));
+                    const Buffer passing = ledger.allocate((of_expert * (3 * D + 2 * F + H) + written) * kFloatBytes +
+                                                           converted_bytes(cost));
                   }
                   if (cost.trains) add_gradients(ledger, cost);
                   // The gradients of activations, and those of weights.
                   ledger.count(Part::Linear, (wants_dx ? 1 : 0) * routing + (cost.trains ? routing : 0));
-                  ledger.count(Part::Linear, products(cost, assignments) * (wants_dx ? 1 : 0.5));
+                  ledger.count(Part::Linear, wants_dx ? products(cost, assignments) : product(cost, assignments, F));
                   if (cost.trains) ledger.count(Part::Linear, products(cost, assignments));
                   return std::vector<Buffer>{std::move(dx)};
                 });

@@ -4,10 +4,9 @@
 #include <utility>
 
 namespace lathe::cost {
-namespace {}  // namespace
-
 Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(bytes) {
   ledger_.live_ += bytes_;
+  ledger_.written_ += bytes_;
   if (ledger_.live_ <= ledger_.peak_) return;
   ledger_.peak_ = ledger_.live_;
   ledger_.peak_phase_ = ledger_.phase_;

@@ -7,13 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "lathe/cost/amount.h"
+
 namespace lathe::cost {
-
-/// Bytes or operations: whole numbers, exact up to 2^53 and right to sixteen digits beyond, so that no absurd model
-/// overflows.
-using Amount = double;
-
-inline constexpr Amount kFloatBytes = 4;
 
 /// What floating-point operations are spent on.
 enum class Part { Linear, Adapter, Attention };
@@ -109,6 +105,8 @@ class Ledger {
 
   Amount live_bytes() const { return live_; }
   Amount peak_bytes() const { return peak_; }
+  /// The sum of all allocations so far.
+  Amount written_bytes() const { return written_; }
   const std::string& peak_phase() const { return peak_phase_; }
   Amount gradient_bytes() const;
   Amount largest_gradient_bytes() const;
@@ -117,7 +115,7 @@ class Ledger {
 
  private:
   friend class Allocation;
-  Amount live_ = 0, peak_ = 0;
+  Amount live_ = 0, peak_ = 0, written_ = 0;
   std::string phase_, peak_phase_;
   std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
   std::map<std::string, Buffer> gradients_;

@@ -27,7 +27,7 @@ class MixerBlockCost {
     }
     const Value hidden = linear_gelu(ledger_, normed, model_.linear(path + ".mlp_channels.fc1"));
     const Value y = linear(ledger_, hidden, model_.linear(path + ".mlp_channels.fc2"));
-    return added(y, u);
+    return added(ledger_, y, u);
   }
 
  private:
@@ -41,13 +41,6 @@ class MixerBlockCost {
     Value y = layer_norm(ledger_, x, norm);
     if (ledger_.elementwise()) y.source = x.buffer;
     return y;
-  }
-
-  // In place.
-  Value added(const Value& y, const Value& residual) const {
-    Value sum{y.rows, y.columns, y.buffer};
-    ledger_.record(sum, {&y, &residual}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
-    return sum;
   }
 
   Value map_tokens(const Value& x_BKC, const LinearCost& linear, const Value* residual) const {

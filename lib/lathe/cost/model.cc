@@ -3,16 +3,11 @@
 #include <algorithm>
 
 #include "lathe/arch/checkpoint.h"
+#include "lathe/cost/parameters.h"
 #include "lathe/recipe/precision.h"
 
 namespace lathe::cost {
 namespace {
-
-Amount elements(const std::vector<int64_t>& shape) {
-  Amount product = 1;
-  for (const int64_t size : shape) product *= static_cast<Amount>(size);
-  return product;
-}
 
 std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
 
@@ -28,7 +23,8 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
       all_train_(!resolved.adapter),
       quant_(recipe.quant) {
   const arch::CheckpointMatch match = resolved.match(num_labels_);
-  const recipe::Precision precision = recipe::resolve_precision(recipe.model.dtype, recipe.model.compute, match);
+  const recipe::Precision precision =
+      recipe::resolve_precision(resolved.stored_dtype(recipe.model.dtype), recipe.model.compute, match);
   storage_ = storage_of(precision.storage);
   compute_ = storage_of(precision.compute);
   if (resolved.adapter) saved_modules_ = resolved.adapter->modules_to_save;
@@ -39,6 +35,7 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
   }
   for (const arch::LinearSpec& spec : arch::classifier_linears(arch_, num_labels_)) {
     LinearCost linear{spec.path, static_cast<Amount>(spec.in_features), static_cast<Amount>(spec.out_features)};
+    linear.bias = false;  // unless it is among the parameters
     linear.trains = trains(spec.path);
     // A module that trains beside an adapter is plain float32.
     linear.storage = linear.trains && !all_train_ ? Storage::Float32 : storage_;
@@ -57,14 +54,26 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
 
 ExpertsCost TrainedModel::experts(const std::string& path, int64_t in_features, int64_t hidden_features) const {
   const arch::MlpExperts& shape = *arch::mlp_experts(arch_);
-  const bool trained = trains(path);
-  return {path,
-          static_cast<Amount>(shape.num_experts),
-          static_cast<Amount>(shape.top_k),
-          static_cast<Amount>(in_features),
-          static_cast<Amount>(hidden_features),
-          trained,
-          trained ? Storage::Float32 : storage_};
+  ExpertsCost cost{path,
+                   static_cast<Amount>(shape.num_experts),
+                   static_cast<Amount>(shape.top_k),
+                   static_cast<Amount>(in_features),
+                   static_cast<Amount>(hidden_features),
+                   trains(path)};
+  cost.storage = cost.trains ? Storage::Float32 : storage_;
+  return cost;
+}
+
+ExpertsCost TrainedModel::experts(const std::string& path, const arch::MoEArch& shape) const {
+  ExpertsCost cost{path,
+                   static_cast<Amount>(shape.num_experts),
+                   static_cast<Amount>(shape.top_k),
+                   static_cast<Amount>(shape.hidden_size),
+                   static_cast<Amount>(shape.expert_size),
+                   trains(path)};
+  cost.storage = cost.trains ? Storage::Float32 : is_quantised(path) ? Storage::FourBit : storage_;
+  cost.gated = true;
+  return cost;
 }
 
 bool TrainedModel::trains(const std::string& path) const {
@@ -81,28 +90,48 @@ void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
   trainable_ = adapter_;
   weight_bytes_ = adapter_ * kFloatBytes;
   for (const arch::CheckpointMatch::Item& item : match.items) {
-    const Amount count = elements(item.parameter.shape);
+    const Amount count = num_elements(item.parameter.shape);
     const std::string module = module_of(item.parameter.name);
     const bool trained = trains(module);
     base_ += count;
     trainable_ += trained ? count : 0;
-    const bool matrix = item.parameter.shape.size() >= 2 && !trained;
     const auto linear = linears_.find(module);
-    if (matrix && linear != linears_.end() && linear->second.storage == Storage::FourBit) {
-      weight_bytes_ += item.four_bit != nullptr
-                           ? stored_.at(module)
-                           : four_bit_bytes(count, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
-    } else {
-      weight_bytes_ += count * (matrix ? bytes_per_element(storage_) : kFloatBytes);
-    }
+    if (linear != linears_.end() && item.parameter.name.ends_with(".bias")) linear->second.bias = true;
+    const bool matrix = item.parameter.shape.size() >= 2 && !trained;
+    // A decoder's experts are matrices of its checkpoint like others.
+    const bool expert = arch::is_causal(arch_) && item.parameter.shape.size() == 3 && is_quantised(module);
+    const Storage storage = expert ? Storage::FourBit : linear != linears_.end() ? linear->second.storage : storage_;
+    weight_bytes_ += matrix ? matrix_bytes(item, storage) : count * kFloatBytes;
     if (trained && item.tensor != nullptr) loading_bytes_ += static_cast<Amount>(item.tensor->info.num_bytes());
   }
+}
+
+// Of a matrix that does not train.
+Amount TrainedModel::matrix_bytes(const arch::CheckpointMatch::Item& item, Storage storage) const {
+  const Amount count = num_elements(item.parameter.shape);
+  if (storage != Storage::FourBit) return count * bytes_per_element(storage_);
+  return item.four_bit != nullptr ? stored_.at(module_of(item.parameter.name))
+                                  : four_bit_bytes(count, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
 }
 
 Value forward(Ledger& ledger, const TrainedModel& model, const Batch& batch, bool training,
               const recipe::Checkpointing& policy) {
   return std::visit([&](const auto& arch) { return forward(ledger, model, arch, batch, training, policy); },
                     model.arch());
+}
+
+void backward(Ledger& ledger, const TrainedModel& model, const Value& output) {
+  if (arch::is_causal(model.arch())) {
+    ledger.backward(output, ledger.allocate(output.buffer->bytes()));
+  } else {
+    cross_entropy_backward(ledger, output);
+  }
+}
+
+Amount logits_bytes(const TrainedModel& model, const Batch& batch) {
+  if (const auto* decoder = std::get_if<arch::DecoderArch>(&model.arch()))
+    return std::min(batch.rows(), kHeadRows) * static_cast<Amount>(decoder->vocab_size) * kFloatBytes;
+  return batch.num_samples * static_cast<Amount>(model.num_labels()) * kFloatBytes;
 }
 
 }  // namespace lathe::cost

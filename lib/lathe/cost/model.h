@@ -28,6 +28,8 @@ class TrainedModel {
   ModuleCost module(const std::string& path) const { return {path, trains(path)}; }
   /// Of the experts at `path`, which the arch has.
   ExpertsCost experts(const std::string& path, int64_t in_features, int64_t hidden_features) const;
+  /// Of a decoder's block at `path`.
+  ExpertsCost experts(const std::string& path, const arch::MoEArch& shape) const;
   Storage storage() const { return storage_; }
   bool all_train() const { return all_train_; }
 
@@ -41,6 +43,7 @@ class TrainedModel {
  private:
   bool trains(const std::string& path) const;
   bool is_quantised(const std::string& path) const;
+  Amount matrix_bytes(const arch::CheckpointMatch::Item& item, Storage storage) const;
   void add_parameters(const arch::CheckpointMatch& match);
 
   arch::Arch arch_;
@@ -54,13 +57,20 @@ class TrainedModel {
   Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_bytes_ = 0;
 };
 
-/// The forward pass of the family's classifier: logits [num_samples, num_labels].
+/// The forward pass of the family's classifier: logits [num_samples, num_labels]; of a decoder: the loss of each token.
 Value forward(Ledger& ledger, const TrainedModel& model, const Batch& batch, bool training,
               const recipe::Checkpointing& policy);
+/// From what forward() gave to the parameters.
+void backward(Ledger& ledger, const TrainedModel& model, const Value& output);
+/// The logits that exist at a time.
+Amount logits_bytes(const TrainedModel& model, const Batch& batch);
 
 /// The shadow of models::BertForSequenceClassification.
 Value forward(Ledger& ledger, const TrainedModel& model, const arch::BertArch& arch, const Batch& batch, bool training,
               const recipe::Checkpointing& policy);
+/// What Lathe's decoders will be: no module is built of them yet.
+Value forward(Ledger& ledger, const TrainedModel& model, const arch::DecoderArch& arch, const Batch& batch,
+              bool training, const recipe::Checkpointing& policy);
 /// The shadow of models::Mixer.
 Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch, bool training,
               const recipe::Checkpointing& policy);

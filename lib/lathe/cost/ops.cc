@@ -210,6 +210,54 @@ Value layer_norm(Ledger& ledger, const Value& x, const ModuleCost& norm) {
   return y;
 }
 
+Value rms_norm(Ledger& ledger, const Value& x, const ModuleCost& norm) {
+  Value y = ledger.tensor(x.rows, x.columns);
+  const Value rstd = ledger.tensor(x.rows, 1);
+  if (ledger.elementwise()) y.source = x.buffer;
+  ledger.record(y, {&x}, norm.trains,
+                [&ledger, norm, saved = x.buffer, rstd = rstd.buffer, columns = x.columns,
+                 wants_dx = x.needs_gradient()](const Buffer&) {
+                  Buffer dx = wants_dx ? ledger.allocate(saved->bytes()) : nullptr;
+                  if (norm.trains) ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
+                  return std::vector<Buffer>{std::move(dx)};
+                });
+  return y;
+}
+
+Value swiglu(Ledger& ledger, const Value& h) {
+  Value y = ledger.tensor(h.rows, h.columns / 2);
+  if (ledger.elementwise()) y.source = h.buffer;
+  ledger.record(y, {&h}, false, [&ledger, saved = h.buffer](const Buffer&) {
+    return std::vector<Buffer>{ledger.allocate(saved->bytes())};
+  });
+  return y;
+}
+
+Value added(Ledger& ledger, const Value& y, const Value& residual) {
+  Value sum{y.rows, y.columns, y.buffer};
+  ledger.record(sum, {&y, &residual}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
+  return sum;
+}
+
+Value head_cross_entropy(Ledger& ledger, const Value& x, const LinearCost& head) {
+  const bool trained = head.trains && ledger.gradients_on();
+  const Amount product = 2 * x.elements() * head.out_features;
+  ledger.count(Part::Linear, product);
+  Value losses = ledger.tensor(x.rows, 1);
+  const Buffer dx = x.needs_gradient() && ledger.gradients_on() ? ledger.allocate(x.buffer->bytes()) : nullptr;
+  {
+    const Amount rows = std::min(kHeadRows, x.rows);
+    const Value logits = ledger.tensor(rows, head.out_features), gradient = ledger.tensor(rows, head.out_features);
+    const Buffer converted = ledger.allocate(conversion_bytes(head, rows));
+    if (trained) ledger.add_gradient(head.path + ".weight", x.columns * head.out_features * kFloatBytes);
+  }
+  ledger.record(losses, {&x}, head.trains, [&ledger, dx, product, trained](const Buffer&) {
+    ledger.count(Part::Linear, (dx == nullptr ? 0 : product) + (trained ? product : 0));
+    return std::vector<Buffer>{dx};
+  });
+  return losses;
+}
+
 Value embedding(Ledger& ledger, Amount rows, Amount entries, Amount columns, const ModuleCost& table, Storage storage) {
   // What is stored in 16 bits is read as such first; a master's rows are rounded with the gradient of the master.
   const Amount passing = storage == Storage::Float32 ? 0 : rows * columns * (table.trains ? 2 + 2 * kFloatBytes : 2);

@@ -55,6 +55,16 @@ Value linear_residual_norm(Ledger& ledger, const Value& x, const LinearCost& lin
 Value layer_norm(Ledger& ledger, const Value& x, const ModuleCost& norm);
 /// nn::Embedding::forward of `rows` indices into a table [entries, columns].
 Value embedding(Ledger& ledger, Amount rows, Amount entries, Amount columns, const ModuleCost& table, Storage storage);
+/// RMSNorm: keeps x and the root of each row's mean square.
+Value rms_norm(Ledger& ledger, const Value& x, const ModuleCost& norm);
+/// nn::swiglu of [gate | up].
+Value swiglu(Ledger& ledger, const Value& h);
+/// y + residual, in place.
+Value added(Ledger& ledger, const Value& y, const Value& residual);
+/// Cross-entropy of the next token over a head [vocabulary, width], kHeadRows rows at a time: logits and their gradient
+/// never exist whole; the gradients of x and of the head are made with the loss. `head.path` names whose weight it is.
+Value head_cross_entropy(Ledger& ledger, const Value& x, const LinearCost& head);
+inline constexpr Amount kHeadRows = 256;
 /// at::tanh.
 Value tanh(Ledger& ledger, const Value& x);
 /// at::index_select of some rows.
@@ -78,6 +88,10 @@ struct ExpertsCost {
   Amount num_experts = 0, top_k = 0, in_features = 0, hidden_features = 0;
   bool trains = false;
   Storage storage = Storage::Float32;
+  bool gated = false;  ///< SwiGLU without biases, as in decoders; else GELU with biases
+
+  /// Columns of the first product.
+  Amount up_features() const { return (gated ? 2 : 1) * hidden_features; }
 };
 /// nn::MoELayer::forward.
 Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost);

@@ -1,14 +1,22 @@
 #include "lathe/cost/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
-#include <limits>
+#include <functional>
+#include <utility>
+
+#include "lathe/cost/parameters.h"
 
 namespace lathe::cost {
 namespace {
 
 constexpr Amount kIndexBytes = 8;
 constexpr int64_t kNormChunk = int64_t{1} << 18;  // optim::clip_gradients goes through a gradient in such pieces
+
+constexpr const char* kDecoderKernels =
+    "activations in float32; RMSNorm, rotation and SwiGLU by hand; attention in tiles over the whole square of its "
+    "tokens; head and loss 256 tokens at a time; experts evenly loaded";
 
 // One optimizer step followed through a ledger.
 class StepPlanner {
@@ -18,29 +26,38 @@ class StepPlanner {
     plan_.batch_size = recipe.training.batch_size.samples.value_or(1);
     plan_.gradient_accumulation_steps = recipe.training.gradient_accumulation_steps;
     plan_.max_length = resolved.max_length;
+    if (arch::is_causal(model_.arch())) plan_.assumes = kDecoderKernels;
+    plan_.threads = recipe.training.threads;
     plan_.checkpointing = recipe.training.activation_checkpointing;
     batch_ = {static_cast<Amount>(plan_.batch_size), static_cast<Amount>(plan_.max_length)};
   }
 
   Plan run() {
-    plan_.parameters = {model_.base_parameters(), model_.adapter_parameters(), model_.trainable_parameters()};
+    ParameterCount count = count_parameters(model_.arch(), model_.num_labels());
+    plan_.parameters = {model_.base_parameters(), model_.adapter_parameters(), model_.trainable_parameters(),
+                        count.active, std::move(count.kinds)};
     plan_.memory.weights = model_.weight_bytes();
     plan_.memory.optimizer = optimizer_bytes();
     plan_.memory.checkpoint = checkpoint_bytes();
-    plan_.memory.logits = batch_.num_samples * static_cast<Amount>(model_.num_labels()) * kFloatBytes;
-    ledger_.enter("loading");
-    const Buffer weights = ledger_.allocate(plan_.memory.weights);
-    { const Buffer files = ledger_.allocate(model_.loading_bytes()); }
-    const Buffer state = ledger_.allocate(plan_.memory.optimizer);
-    const Buffer written = ledger_.allocate(plan_.memory.checkpoint);
+    plan_.memory.logits = logits_bytes(model_, batch_);
     micro_batch();
+    plan_.memory.activations = activations_;
+    plan_.moved_bytes = 2 * ledger_.written_bytes() * static_cast<Amount>(plan_.gradient_accumulation_steps);
+    // The optimizer reads weights, gradients and state, and writes weights and state.
+    plan_.moved_bytes += 3 * model_.trainable_parameters() * kFloatBytes + 2 * plan_.memory.optimizer;
     count_flops(1, plan_.gradient_accumulation_steps);
     if (plan_.gradient_accumulation_steps > 1) micro_batch();  // gradients are there from the first
     update();
     if (!recipe_.data.eval.empty() || recipe_.data.eval_fraction > 0) evaluate();
-    plan_.memory.peak = ledger_.peak_bytes();
+    // What stays is not in the ledger, so that a small step beside huge weights keeps its digits.
+    const Amount loading = plan_.memory.weights + model_.loading_bytes();
+    plan_.memory.peak = plan_.memory.weights + plan_.memory.optimizer + plan_.memory.checkpoint + ledger_.peak_bytes();
     plan_.memory.peak_phase = ledger_.peak_phase();
-    return plan_;
+    if (loading > plan_.memory.peak) {
+      plan_.memory.peak = loading;
+      plan_.memory.peak_phase = "loading";
+    }
+    return std::move(plan_);
   }
 
  private:
@@ -58,16 +75,16 @@ class StepPlanner {
   }
 
   void micro_batch() {
-    const Amount fixed = ledger_.live_bytes();
+    const Amount gradients = ledger_.gradient_bytes(), before = ledger_.live_bytes();
     ledger_.enter("forward");
-    Value logits;
+    Value output;
     {
       const Buffer ids = ledger_.allocate(3 * batch_.rows() * kIndexBytes);
-      logits = forward(ledger_, model_, batch_, /*training=*/true, plan_.checkpointing);
+      output = forward(ledger_, model_, batch_, /*training=*/true, plan_.checkpointing);
     }
-    plan_.memory.activations = ledger_.live_bytes() - fixed;
+    activations_ = ledger_.live_bytes() - before - (ledger_.gradient_bytes() - gradients);
     ledger_.enter("backward");
-    cross_entropy_backward(ledger_, logits);
+    backward(ledger_, model_, output);
   }
 
   void count_flops(int64_t from_batches, int64_t to_batches) {
@@ -113,38 +130,18 @@ class StepPlanner {
   Batch batch_;
   Plan plan_;
   Ledger ledger_;
+  Amount activations_ = 0;  ///< of the last micro-batch
 };
 
-// Operations per second of products, as `lathe doctor` left it in the cache.
-std::optional<double> measured_gemm_flops() {
-  const std::string file = config::cache_directory() + "/machine.json";
-  std::error_code unknown;
-  if (!std::filesystem::exists(file, unknown)) return std::nullopt;
-  try {
-    return JsonObject(read_json_file(file, 1 << 16), file).number("gemm_flops");
-  } catch (const Error&) {
-    return std::nullopt;
-  }
-}
-
 Error too_large(Diagnostic place, const std::string& what, const Plan& plan, int64_t available, std::string hint) {
-  place.problem = what + " needs " + format_bytes(static_cast<uint64_t>(plan.memory.peak)) + " (weights " +
-                  format_bytes(static_cast<uint64_t>(plan.memory.weights)) + ", activations " +
-                  format_bytes(static_cast<uint64_t>(plan.memory.activations)) + "; the peak is in " +
-                  plan.memory.peak_phase + "), " + format_bytes(static_cast<uint64_t>(available)) + " are there";
+  place.problem = what + " needs " + bytes_text(plan.memory.peak) + " (weights " + bytes_text(plan.memory.weights) +
+                  ", activations " + bytes_text(plan.memory.activations) + "; the peak is in " +
+                  plan.memory.peak_phase + "), " + bytes_text(static_cast<Amount>(available)) + " are there";
   place.hint = std::move(hint);
   return {ErrorKind::Resource, std::move(place)};
 }
 
 bool fits(const Plan& plan, int64_t available) { return plan.memory.peak <= static_cast<Amount>(available); }
-
-// The policies in the order of what they recompute, the least first.
-std::vector<recipe::Checkpointing> policies(int64_t num_layers) {
-  using Kind = recipe::Checkpointing::Kind;
-  std::vector<recipe::Checkpointing> all = {{Kind::None}, {Kind::Elementwise}};
-  for (int64_t m = 1; m < num_layers; ++m) all.push_back({Kind::Layers, m});
-  return all;
-}
 
 recipe::Recipe with(recipe::Recipe recipe, int64_t batch_size, int64_t accumulation,
                     const recipe::Checkpointing& policy) {
@@ -154,23 +151,49 @@ recipe::Recipe with(recipe::Recipe recipe, int64_t batch_size, int64_t accumulat
   return recipe;
 }
 
-// The budget's policy for this batch size, or none.
-std::optional<recipe::Checkpointing> policy_within(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+// The policy that recomputes most: all layers but the last.
+recipe::Checkpointing recompute_layers(int64_t count) {
+  using Kind = recipe::Checkpointing::Kind;
+  return count < 1 ? recipe::Checkpointing{Kind::Elementwise} : recipe::Checkpointing{Kind::Layers, count};
+}
+
+// The budget's policy for this batch size that recomputes least, or none: nothing, elementwise, or the smallest number
+// of layers. The more layers, the lower the peak, so that halving finds it.
+std::optional<recipe::Checkpointing> policy_within(recipe::Recipe recipe, const recipe::ResolvedModel& resolved,
                                                    int64_t budget) {
-  for (const recipe::Checkpointing& policy : policies(arch::num_layers(resolved.config.arch))) {
-    recipe::Recipe candidate = recipe;
-    candidate.training.activation_checkpointing = policy;
-    if (fits(make_plan(candidate, resolved), budget)) return policy;
+  recipe::Checkpointing& policy = recipe.training.activation_checkpointing;
+  const auto holds = [&](const recipe::Checkpointing& candidate) {
+    policy = candidate;
+    return fits(make_plan(recipe, resolved), budget);
+  };
+  for (const recipe::Checkpointing& simple :
+       {recipe::Checkpointing{}, recipe::Checkpointing{recipe::Checkpointing::Kind::Elementwise}})
+    if (holds(simple)) return policy;
+  int64_t exceeds = 0, within = arch::num_layers(resolved.config.arch) - 1;
+  if (within < 1 || !holds(recompute_layers(within))) return std::nullopt;
+  while (within - exceeds > 1) {
+    const int64_t middle = exceeds + (within - exceeds) / 2;
+    (holds(recompute_layers(middle)) ? within : exceeds) = middle;
   }
-  return std::nullopt;
+  return recompute_layers(within);
+}
+
+// All of them, the largest first.
+std::vector<int64_t> divisors(int64_t number) {
+  std::vector<int64_t> found;
+  for (int64_t small = 1; small * small <= number; ++small) {
+    if (number % small != 0) continue;
+    found.push_back(small);
+    if (small * small != number) found.push_back(number / small);
+  }
+  std::sort(found.begin(), found.end(), std::greater<>());
+  return found;
 }
 
 }  // namespace
 
 Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved) {
-  Plan plan = StepPlanner(recipe, resolved).run();
-  if (const auto speed = measured_gemm_flops()) plan.seconds = plan.flops.total() / *speed;
-  return plan;
+  return StepPlanner(recipe, resolved).run();
 }
 
 recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes) {
@@ -178,29 +201,28 @@ recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel&
   const bool budgeted = training.activation_checkpointing.kind == recipe::Checkpointing::Kind::Budget;
   const int64_t limit =
       budgeted ? std::min(available_bytes, training.activation_checkpointing.budget_bytes) : available_bytes;
-  std::vector<int64_t> sizes;
-  if (training.batch_size.samples) {
-    sizes = {*training.batch_size.samples};
-  } else {
-    for (int64_t size = *training.global_batch_size; size >= 1; --size)
-      if (*training.global_batch_size % size == 0) sizes.push_back(size);
-  }
-  if (sizes.size() == 1 && !budgeted && training.batch_size.samples) return recipe;
-  recipe::Recipe smallest;
-  for (const int64_t size : sizes) {
+  if (training.batch_size.samples && !budgeted) return recipe;
+  const std::vector<int64_t> sizes =
+      training.batch_size.samples ? std::vector{*training.batch_size.samples} : divisors(*training.global_batch_size);
+  const auto sized = [&](int64_t size, const recipe::Checkpointing& policy) {
     const int64_t accumulation =
         training.batch_size.samples ? training.gradient_accumulation_steps : *training.global_batch_size / size;
-    recipe::Recipe candidate =
-        with(recipe, size, accumulation, budgeted ? recipe::Checkpointing{} : training.activation_checkpointing);
+    return with(recipe, size, accumulation, policy);
+  };
+  const auto choice = [&](int64_t size) -> std::optional<recipe::Recipe> {
     if (budgeted) {
-      if (const auto policy = policy_within(candidate, resolved, limit))
-        return with(candidate, size, accumulation, *policy);
-      candidate.training.activation_checkpointing = policies(arch::num_layers(resolved.config.arch)).back();
-    } else if (fits(make_plan(candidate, resolved), limit)) {
-      return candidate;
+      const auto policy = policy_within(sized(size, {}), resolved, limit);
+      return policy ? std::optional(sized(size, *policy)) : std::nullopt;
     }
-    smallest = std::move(candidate);
-  }
+    recipe::Recipe candidate = sized(size, training.activation_checkpointing);
+    return fits(make_plan(candidate, resolved), limit) ? std::optional(std::move(candidate)) : std::nullopt;
+  };
+  // A smaller batch needs less: the sizes that do not fit stand before those that do.
+  const auto largest = std::partition_point(sizes.begin(), sizes.end(), [&](int64_t size) { return !choice(size); });
+  if (largest != sizes.end()) return *choice(*largest);
+  const recipe::Recipe smallest =
+      sized(sizes.back(), budgeted ? recompute_layers(arch::num_layers(resolved.config.arch) - 1)
+                                   : training.activation_checkpointing);
   const std::string key = budgeted ? "training.activation_checkpointing" : "training.batch_size";
   throw too_large(recipe.at(key), "the least that it allows", make_plan(smallest, resolved), limit,
                   budgeted ? "a larger budget, or a smaller batch_size"
@@ -222,7 +244,7 @@ Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& reso
       const std::string policy = *word == 0 ? "" : std::string("training.activation_checkpointing: ") + word;
       const std::string batch = size == batch_size ? "" : "training.batch_size: " + std::to_string(size);
       advice = batch + (batch.empty() || policy.empty() ? "" : " with ") + policy + " needs " +
-               format_bytes(static_cast<uint64_t>(other.memory.peak));
+               bytes_text(other.memory.peak);
       size = 1;
       break;
     }
@@ -230,16 +252,17 @@ Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& reso
   throw too_large(recipe.at("training.batch_size"), "the run", plan, available_bytes, advice);
 }
 
-Json to_json(const Plan& plan) {
-  const auto whole = [](Amount amount) {
-    return std::abs(amount) < 9e18 ? Json(static_cast<int64_t>(amount)) : Json(amount);
-  };
+Json to_json(const Plan& plan, std::optional<double> seconds) {
   const Plan::Memory& memory = plan.memory;
+  Json kinds = Json::object();
+  for (const auto& [kind, count] : plan.parameters.kinds) kinds[kind] = whole(count);
   return {{"parameters",
            {{"base", whole(plan.parameters.base)},
             {"adapter", whole(plan.parameters.adapter)},
             {"total", whole(plan.parameters.total())},
-            {"trainable", whole(plan.parameters.trainable)}}},
+            {"trainable", whole(plan.parameters.trainable)},
+            {"active", whole(plan.parameters.active)},
+            {"kinds", std::move(kinds)}}},
           {"flops_per_step",
            {{"forward", whole(plan.flops.forward)},
             {"backward", whole(plan.flops.backward)},
@@ -257,10 +280,11 @@ Json to_json(const Plan& plan) {
             {"logits", whole(memory.logits)},
             {"peak", whole(memory.peak)}}},
           {"peak_phase", memory.peak_phase},
+          {"assumes", plan.assumes},
           {"batch_size", plan.batch_size},
           {"gradient_accumulation_steps", plan.gradient_accumulation_steps},
           {"max_length", plan.max_length},
-          {"seconds_per_step", plan.seconds ? Json(*plan.seconds) : Json(nullptr)}};
+          {"seconds_per_step", seconds ? Json(*seconds) : Json(nullptr)}};
 }
 
 }  // namespace lathe::cost

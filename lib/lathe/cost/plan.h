@@ -2,6 +2,8 @@
 
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "lathe/base/json.h"
 #include "lathe/cost/model.h"
@@ -14,6 +16,8 @@ namespace lathe::cost {
 struct Plan {
   struct Parameters {
     Amount base = 0, adapter = 0, trainable = 0;
+    Amount active = 0;                                    ///< of the base: what one token meets
+    std::vector<std::pair<std::string, Amount>> kinds{};  ///< of the base: embeddings, attention, mlp, ...
     Amount total() const { return base + adapter; }
   } parameters;
 
@@ -39,9 +43,10 @@ struct Plan {
     }
   } memory;
 
-  int64_t batch_size = 0, gradient_accumulation_steps = 0, max_length = 0;
+  int64_t batch_size = 0, gradient_accumulation_steps = 0, max_length = 0, threads = 0;  ///< threads 0: all
   recipe::Checkpointing checkpointing;
-  std::optional<double> seconds;  ///< per step, from the speed that `lathe doctor` measured
+  std::string assumes{};   ///< the kernels of a family that Lathe does not train yet; empty: its own modules
+  Amount moved_bytes = 0;  ///< of an optimizer step: what it writes, and what it reads of that once
 };
 
 /// The plan of a recipe without open choices (see settle()).
@@ -56,6 +61,7 @@ recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel&
 /// `available_bytes`.
 Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
 
-Json to_json(const Plan& plan);
+/// seconds_per_step is null when `seconds` is none.
+Json to_json(const Plan& plan, std::optional<double> seconds);
 
 }  // namespace lathe::cost

@@ -11,6 +11,6 @@ namespace lathe::recipe {
 std::vector<Diagnostic> check_combinations(const Recipe& recipe, const std::string& file);
 
 /// One diagnostic for each key whose value Lathe knows but cannot do yet.
-std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& file);
+std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& file, Purpose purpose);
 
 }  // namespace lathe::recipe

@@ -14,7 +14,7 @@ namespace {
 using config::ReadContext;
 using config::YamlNode;
 
-Recipe bind_recipe(const YamlNode& root, const std::string& base) {
+Recipe bind_recipe(const YamlNode& root, const std::string& base, Purpose purpose) {
   if (!root.is_mapping()) {
     throw Error(ErrorKind::Config,
                 Diagnostic{root.file, root.line, root.column, "", Diagnostic::expected("a mapping", root.describe()),
@@ -44,7 +44,7 @@ Recipe bind_recipe(const YamlNode& root, const std::string& base) {
     }
   };
   add_new(check_combinations(recipe, root.file));
-  add_new(check_support(recipe, root.file));
+  add_new(check_support(recipe, root.file, purpose));
   if (!context.mistakes.empty()) {
     std::stable_sort(context.mistakes.begin(), context.mistakes.end(), [](const Diagnostic& a, const Diagnostic& b) {
       return std::pair(a.line, a.column) < std::pair(b.line, b.column);
@@ -98,13 +98,13 @@ std::string Data::field(const std::string& name) const {
 }
 
 Recipe parse(const std::string& text, const std::string& file, const std::string& base,
-             const std::vector<std::string>& overrides) {
+             const std::vector<std::string>& overrides, Purpose purpose) {
   YamlNode root = config::parse_yaml(text, file);
   for (const std::string& override_text : overrides) config::apply_override(root, override_text);
-  return bind_recipe(root, base);
+  return bind_recipe(root, base, purpose);
 }
 
-Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides) {
+Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides, Purpose purpose) {
   std::error_code unreadable;
   if (!std::filesystem::exists(file_or_name, unreadable)) {
     if (unreadable && unreadable != std::errc::no_such_file_or_directory) {
@@ -112,7 +112,7 @@ Recipe load(const std::string& file_or_name, const std::vector<std::string>& ove
                   Diagnostic{file_or_name, 0, 0, "", "cannot be opened: " + unreadable.message(), ""});
     }
     if (const ReadyRecipe* ready = find_ready_recipe(file_or_name))
-      return parse(ready->text, file_or_name, "", overrides);
+      return parse(ready->text, file_or_name, "", overrides, purpose);
     std::vector<std::string> names;
     for (const ReadyRecipe& ready : ready_recipes()) names.push_back(ready.name);
     throw Error(ErrorKind::Config, Diagnostic{file_or_name, 0, 0, "", "no such file, and no ready recipe of that name",
@@ -120,7 +120,7 @@ Recipe load(const std::string& file_or_name, const std::vector<std::string>& ove
   }
   YamlNode root = config::read_yaml_file(file_or_name);
   for (const std::string& override_text : overrides) config::apply_override(root, override_text);
-  return bind_recipe(root, std::filesystem::absolute(file_or_name).parent_path().string());
+  return bind_recipe(root, std::filesystem::absolute(file_or_name).parent_path().string(), purpose);
 }
 
 std::string to_yaml(const Recipe& recipe) {

@@ -176,12 +176,16 @@ struct Recipe {
   void visit(V& v);
 };
 
+/// What a recipe is read for: a plan also reckons with what a run cannot do yet.
+enum class Purpose { Run, Plan };
+
 /// Reads a recipe: a file, or the name of a ready one; then overrides (`a.b=value`, `~a.b`). Every mistake of form,
 /// range and combination is reported at once. Throws Error{Config}.
-Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides = {});
+Recipe load(const std::string& file_or_name, const std::vector<std::string>& overrides = {},
+            Purpose purpose = Purpose::Run);
 /// The same from text; relative input paths start at `base`.
 Recipe parse(const std::string& text, const std::string& file, const std::string& base,
-             const std::vector<std::string>& overrides = {});
+             const std::vector<std::string>& overrides = {}, Purpose purpose = Purpose::Run);
 
 /// The resolved recipe: every key with its value, paths absolute. Reads back equal.
 std::string to_yaml(const Recipe& recipe);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "lathe/base/error.h"
 #include "lathe/base/json.h"
 
 namespace lathe::recipe {
@@ -84,11 +85,15 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
   const bool from_file = recipe.adapter.from.has_value();
   formats::AdapterConfig config = from_file ? config_of_file(recipe) : config_of_recipe(recipe);
   config.base_model_name_or_path = recipe.model.path.text;
-  // PEFT's wrapper for SEQ_CLS wants a model of transformers.
-  if (!arch::sees_images(model.config.arch)) config.task_type = "SEQ_CLS";
-  for (const std::string& head : arch::head_modules(model.config.arch)) {
-    const auto& saved = config.modules_to_save;
-    if (std::find(saved.begin(), saved.end(), head) == saved.end()) config.modules_to_save.push_back(head);
+  if (arch::is_causal(model.config.arch)) {
+    config.task_type = "CAUSAL_LM";
+  } else {
+    // PEFT's wrapper for SEQ_CLS wants a model of transformers.
+    if (!arch::sees_images(model.config.arch)) config.task_type = "SEQ_CLS";
+    for (const std::string& head : arch::head_modules(model.config.arch)) {
+      const auto& saved = config.modules_to_save;
+      if (std::find(saved.begin(), saved.end(), head) == saved.end()) config.modules_to_save.push_back(head);
+    }
   }
   if (!from_file) check_modules_to_save(recipe, model.config.arch);
   if (!config.target_modules) config.target_modules = arch::default_target_modules(model.config.arch);
@@ -98,6 +103,9 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
           ? arch::origin_of_adapter(recipe.adapter.from->resolved)
           : arch::TargetsOrigin{ErrorKind::Config, [&](const std::string& key) { return recipe.at("adapter." + key); }};
   model.targets = arch::match_targets(linears, config, model.config.arch, origin);
+  const auto on_head = [](const arch::Target& target) { return target.linear.path == "lm_head"; };
+  if (std::any_of(model.targets.begin(), model.targets.end(), on_head))
+    throw config_error(recipe.at("adapter.target_modules"), "an adapter of lm_head is not supported yet");
   model.adapter = std::move(config);
 }
 
@@ -146,10 +154,15 @@ void resolve_labels(const Recipe& recipe, ResolvedModel& model) {
   if (model.labels.empty()) model.labels = model.config.labels;
 }
 
+// check_support() lets causal_lm pass for plans alone.
+arch::Families families(const Recipe& recipe) {
+  return recipe.model.task == Task::CausalLm ? arch::Families::Planned : arch::Families::Built;
+}
+
 // A mapping of the recipe, read by what reads files: its mistakes are the recipe's.
 arch::ModelConfig read_arch(const Recipe& recipe) {
   try {
-    return arch::read_arch_mapping(JsonObject(recipe.model.arch->json, "", "model.arch"));
+    return arch::read_arch_mapping(JsonObject(recipe.model.arch->json, "", "model.arch"), families(recipe));
   } catch (const Error& error) {
     std::vector<Diagnostic> mistakes = error.diagnostics();
     for (Diagnostic& mistake : mistakes) {
@@ -165,12 +178,17 @@ arch::ModelConfig read_arch(const Recipe& recipe) {
 void open_model(const Recipe& recipe, ResolvedModel& model) {
   const std::string& path = recipe.model.path.resolved;
   model.random = recipe.model.init == Init::Random;
-  if (!model.random) {
+  if (!model.random && recipe.model.task != Task::CausalLm) {
     model.directory = formats::ModelDirectory::open(path);
   } else if (!path.empty()) {
     model.directory = formats::ModelDirectory::open_without_weights(path);
   }
-  model.config = recipe.model.arch ? read_arch(recipe) : arch::read_model_config(model.directory.config_path());
+  model.config =
+      recipe.model.arch ? read_arch(recipe) : arch::read_model_config(model.directory.config_path(), families(recipe));
+  if (arch::is_causal(model.config.arch) && model.config.json.contains("quantization_config")) {
+    throw data_error_in(model.directory.config_path(), "quantization_config", "is not supported yet for a decoder",
+                        "plan the 16-bit checkpoint with quant.type: nf4");
+  }
   if (recipe.model.dropout && !arch::override_dropout(model.config.arch, *recipe.model.dropout))
     throw config_error(recipe.at("model.dropout"), "has no meaning for a " + model.config.model_type);
 }
@@ -178,6 +196,8 @@ void open_model(const Recipe& recipe, ResolvedModel& model) {
 // Experts of the recipe in the place of the MLPs of a new model; of a checkpoint that has experts, their balance.
 void resolve_experts(const Recipe& recipe, ResolvedModel& model) {
   if (!recipe.model.moe) return;
+  if (arch::is_causal(model.config.arch))
+    throw config_error(recipe.at("model.moe"), "is not supported yet for a decoder", "its config.json decides");
   std::optional<arch::MlpExperts>& experts = arch::mlp_experts(model.config.arch);
   if (!experts && !model.random) {
     throw config_error(recipe.at("model.moe"), "needs a checkpoint with experts, or model.init: random",
@@ -199,12 +219,14 @@ void resolve_experts(const Recipe& recipe, ResolvedModel& model) {
 }
 
 void check_task(const Recipe& recipe, const ResolvedModel& model) {
-  const bool images = arch::sees_images(model.config.arch);
-  if (images == (recipe.model.task == Task::ImageClassification)) return;
-  throw config_error(recipe.at("model.task"),
-                     Diagnostic::expected(images ? "image_classification" : "classification",
-                                          config::Codec<Task>::write(recipe.model.task)),
-                     "the model is a " + model.config.model_type);
+  const Task task = arch::sees_images(model.config.arch) ? Task::ImageClassification
+                    : arch::is_causal(model.config.arch) ? Task::CausalLm
+                                                         : Task::Classification;
+  if (task == recipe.model.task) return;
+  throw config_error(
+      recipe.at("model.task"),
+      Diagnostic::expected(config::Codec<Task>::write(task), config::Codec<Task>::write(recipe.model.task)),
+      "the model is a " + model.config.model_type);
 }
 
 void resolve_length(const Recipe& recipe, ResolvedModel& model) {
@@ -251,9 +273,16 @@ int64_t default_max_length(const formats::ModelDirectory& directory, const arch:
   return length;
 }
 
+StorageType ResolvedModel::stored_dtype(StorageType wanted) const {
+  if (wanted != StorageType::Auto || random || !arch::is_causal(config.arch)) return wanted;
+  const JsonObject json(config.json, directory.config_path());
+  const std::string dtype = json.string(json.find("dtype") != nullptr ? "dtype" : "torch_dtype", "float32");
+  return dtype == "bfloat16" || dtype == "float16" ? StorageType::BFloat16 : StorageType::Float32;
+}
+
 arch::CheckpointMatch ResolvedModel::match(int64_t num_labels) const {
-  return random ? arch::match_nothing(config.arch, num_labels)
-                : arch::match_checkpoint(directory, config.arch, num_labels);
+  return random || arch::is_causal(config.arch) ? arch::match_nothing(config.arch, num_labels)
+                                                : arch::match_checkpoint(directory, config.arch, num_labels);
 }
 
 ResolvedModel resolve_model(const Recipe& recipe) {

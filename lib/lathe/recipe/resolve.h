@@ -23,7 +23,9 @@ struct ResolvedModel {
   int64_t max_length = 0;           ///< tokens per sample, at most; of an image model its patches
   bool random = false;              ///< weights are drawn
 
-  /// How the weights are filled.
+  /// `wanted`; auto is what the config.json of a decoder says, whose weights are not looked at.
+  StorageType stored_dtype(StorageType wanted) const;
+  /// How the weights are filled; a decoder's count as new.
   arch::CheckpointMatch match(int64_t num_labels) const;
 };
 

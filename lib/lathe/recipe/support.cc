@@ -3,7 +3,7 @@
 namespace lathe::recipe {
 
 // What has not landed yet. A task that lands one deletes its line.
-std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& file) {
+std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& file, Purpose purpose) {
   std::vector<Diagnostic> mistakes;
   const auto unsupported = [&](bool used, const std::string& key, const std::string& supported) {
     if (!used) return;
@@ -14,13 +14,15 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
     mistakes.push_back(std::move(diagnostic));
   };
   const auto& [model, adapter, quant, data, optimizer, training, output, places] = recipe;
-  unsupported(model.task == Task::CausalLm, "model.task", "classification, image_classification");
+  // A plan reckons with decoders, and with every sample as long as the recipe allows: packed, or of whatever format.
+  const bool runs = purpose == Purpose::Run;
+  unsupported(runs && model.task == Task::CausalLm, "model.task", "classification, image_classification");
   unsupported(model.moe && model.moe->shared_experts > 0, "model.moe.shared_experts", "0");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
   const bool unread = data.format >= DataFormat::Messages && data.format <= DataFormat::Text;
-  unsupported(unread, "data.format", "auto, text_label, tokens, idx, image_folder, image_list");
-  unsupported(data.packing, "data.packing", "false");
+  unsupported(runs && unread, "data.format", "auto, text_label, tokens, idx, image_folder, image_list");
+  unsupported(runs && data.packing, "data.packing", "false");
   unsupported(training.device.text.starts_with("cuda"), "training.device", "auto, cpu");
   return mistakes;
 }

@@ -1,0 +1,136 @@
+#include "lathe/cost/advice.h"
+
+#include <gmock/gmock.h>
+#include <stdlib.h>
+
+#include <chrono>
+#include <fstream>
+
+#include "lathe/cost/time.h"
+#include "temporary_directory.h"
+
+namespace lathe::cost {
+namespace {
+
+constexpr const char* kAdvised = R"(
+model: {task: classification, init: random, max_length: 32, arch: {model_type: bert, vocab_size: 100, hidden_size: 64, num_hidden_layers: 6, num_attention_heads: 2, intermediate_size: 128}}
+adapter: {type: lora, rank: 4, alpha: 8, target_modules: all-linear}
+data: {train: train.jsonl}
+optimizer: {lr: 0.001}
+training: {max_steps: 2, batch_size: 12}
+output: {dir: unused}
+)";
+// As far as an arch may go.
+constexpr const char* kAbsurd =
+    "model.arch={model_type: llama, vocab_size: 16777216, hidden_size: 16777216, intermediate_size: 16777216, "
+    "num_hidden_layers: 4096, num_attention_heads: 1024, max_position_embeddings: 16777216}";
+
+struct Planned {
+  explicit Planned(const std::vector<std::string>& overrides = {})
+      : recipe(recipe::parse(kAdvised, "recipe.yaml", "/base", overrides, recipe::Purpose::Plan)),
+        model(recipe::resolve_model(recipe)),
+        plan(make_plan(recipe, model)) {}
+  recipe::Recipe recipe;
+  recipe::ResolvedModel model;
+  Plan plan;
+};
+
+std::map<std::string, Plan> changes_of(const Planned& planned) {
+  std::map<std::string, Plan> plans;
+  for (Change& change : possible_changes(planned.recipe, planned.model, planned.plan))
+    plans.emplace(change.overrides, std::move(change.plan));
+  return plans;
+}
+
+// Each is the plan of the recipe under these overrides and nothing else.
+TEST(PossibleChanges, ArePlansOfTheRecipeWithThatOverride) {
+  const Planned now;
+  const auto plans = changes_of(now);
+  for (const char* knob :
+       {"training.activation_checkpointing=elementwise", "training.activation_checkpointing=full",
+        "training.activation_checkpointing={every: 2}", "training.batch_size=6 training.gradient_accumulation_steps=2",
+        "quant.type=nf4", "model.dtype=bfloat16", "adapter.rank=2", "adapter.rank=8", "model.max_length=16"}) {
+    ASSERT_TRUE(plans.contains(knob)) << knob;
+    std::vector<std::string> overrides = {knob};
+    if (const size_t space = overrides[0].find(" training"); space != std::string::npos)
+      overrides = {overrides[0].substr(0, space), overrides[0].substr(space + 1)};
+    const Planned changed(overrides);
+    EXPECT_EQ(plans.at(knob).memory.peak, changed.plan.memory.peak) << knob;
+    EXPECT_EQ(plans.at(knob).flops.total(), changed.plan.flops.total()) << knob;
+  }
+  EXPECT_FALSE(plans.contains("training.activation_checkpointing=none")) << "it is so already";
+  EXPECT_FALSE(plans.contains("model.dtype=float32"));
+}
+
+TEST(PossibleChanges, AreRankedByTheirPeak) {
+  const Planned now;
+  const auto changes = possible_changes(now.recipe, now.model, now.plan);
+  EXPECT_TRUE(std::is_sorted(changes.begin(), changes.end(),
+                             [](const Change& a, const Change& b) { return a.plan.memory.peak < b.plan.memory.peak; }));
+  EXPECT_LT(changes.front().plan.memory.peak, now.plan.memory.peak);
+}
+
+TEST(PossibleChanges, OfARunOfAllWeightsHaveAnAdapterAndNoFourBits) {
+  const auto plans = changes_of(Planned({"adapter={type: none}"}));
+  EXPECT_TRUE(plans.contains("adapter={type: lora, rank: 8, alpha: 16}"));
+  EXPECT_FALSE(plans.contains("quant.type=nf4"));
+}
+
+TEST(LargestBatch, FitsAndTheNextOneDoesNot) {
+  const Planned now;
+  const auto peak = [&](int64_t size) {
+    return Planned({"training.batch_size=" + std::to_string(size)}).plan.memory.peak;
+  };
+  for (const int64_t size : {1, 2, 3, 17, 500}) {
+    EXPECT_EQ(largest_batch(now.recipe, now.model, peak(size)), size);
+    EXPECT_EQ(largest_batch(now.recipe, now.model, peak(size + 1) - 1), size);
+  }
+  EXPECT_EQ(largest_batch(now.recipe, now.model, peak(1) - 1), std::nullopt);
+  EXPECT_EQ(largest_batch(now.recipe, now.model, 1e30), 1000000000);
+}
+
+// 5e18 weights, 10^9 samples of 2^24 tokens: a right number, in bounded time.
+TEST(AbsurdRecipe, HasARightBigPlan) {
+  const auto start = std::chrono::steady_clock::now();
+  const Planned absurd({"model.task=causal_lm", kAbsurd, "adapter={type: none}", "model.max_length=16777216",
+                        "training.batch_size=1000000000", "training.gradient_accumulation_steps=1000000000"});
+  const Amount h = 16777216, L = 4096, T = 1e9 * h;
+  EXPECT_NEAR(absurd.plan.parameters.total() / (L * (7 * h * h + 2 * h) + 2 * h * h + h), 1, 1e-12);
+  EXPECT_NEAR(absurd.plan.flops.linear / (1e9 * 6 * T * (L * 7 + 1) * h * h), 1, 1e-12);
+  EXPECT_NEAR(absurd.plan.memory.activations / (T * kFloatBytes * (L * (11 * h + 1024 + 2) + 2 * h + 2)), 1, 1e-12);
+  EXPECT_GT(absurd.plan.memory.peak, absurd.plan.memory.activations);
+  EXPECT_EQ(largest_batch(absurd.recipe, absurd.model, 1e12), std::nullopt);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // sanitizers; without them below 2
+}
+
+// Beside 10^20 bytes of weights the activations of one sample keep their digits.
+TEST(AbsurdRecipe, KeepsTheDigitsOfASmallStep) {
+  const Planned absurd(
+      {"model.task=causal_lm", kAbsurd, "adapter={type: none}", "model.max_length=3", "training.batch_size=1"});
+  const Amount h = 16777216, L = 4096;
+  EXPECT_EQ(absurd.plan.memory.activations, 3 * kFloatBytes * (L * (11 * h + 1024 + 2) + 2 * h + 2));
+}
+
+TEST(EstimateSeconds, AddsProductsAndMemory) {
+  const Planned now;
+  const MachineSpeed speed{1e9, 1e8, 4};
+  const double seconds = now.plan.flops.total() / 1e9 + now.plan.moved_bytes / 1e8;
+  EXPECT_EQ(estimate_seconds(now.plan, std::nullopt), std::nullopt);
+  EXPECT_DOUBLE_EQ(estimate_seconds(now.plan, speed).value(), seconds);
+  EXPECT_DOUBLE_EQ(estimate_seconds(Planned({"training.threads=1"}).plan, speed).value(), 4 * seconds);
+}
+
+TEST(MeasuredSpeed, IsWhatDoctorLeftInTheCache) {
+  const testing::TemporaryDirectory directory;
+  ::setenv("LATHE_CACHE", directory.path().c_str(), 1);
+  EXPECT_FALSE(measured_speed());
+  directory.write("machine.json", R"({"gemm_flops": 2e11, "memory_bytes_per_second": 1e10, "threads": 2})");
+  EXPECT_EQ(measured_speed()->gemm_flops, 2e11);
+  EXPECT_EQ(measured_speed()->threads, 2);
+  directory.write("machine.json", "half a fi");
+  EXPECT_FALSE(measured_speed());
+  ::unsetenv("LATHE_CACHE");
+}
+
+}  // namespace
+}  // namespace lathe::cost
