@@ -29,6 +29,9 @@ TEST(Nearest, FindsASlipAndNothingElse) {
   EXPECT_EQ(nearest("target_module", keys), "target_modules");
   EXPECT_EQ(nearest("optimizer", keys), "");
   EXPECT_EQ(nearest(std::string(1 << 20, 'x'), keys), "");
+  const std::vector<std::string> texts(5000, std::string(100'000, 'x'));  // without a bound: hours
+  EXPECT_EQ(nearest(std::string(100'000, 'y'), texts), "");
+  EXPECT_EQ(suggest("y", {texts[0]}), "known: " + std::string(64, 'x') + "...");
   EXPECT_EQ(suggest("rnak", keys), "did you mean rank? known: alpha, dropout, rank, target_modules");
 }
 

@@ -148,12 +148,15 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
   return out;
 }
 
+constexpr size_t kLongestName = 64;
+
 std::string nearest(std::string_view name, const std::vector<std::string>& candidates) {
   std::string best;
   size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
-    // A long name cannot be a slip of a short one: also bounds the work on hostile input.
-    if (name.size() > 3 * candidate.size() + 8) continue;
+    // A distance is at least the difference of the lengths. The limit bounds the work on texts that are no names.
+    const auto [shorter, longer] = std::minmax({name.size(), candidate.size()});
+    if (longer > kLongestName || longer - shorter >= best_distance) continue;
     const size_t distance = edit_distance(name, candidate);
     if (distance < best_distance && distance < candidate.size()) {
       best = candidate;
@@ -165,8 +168,11 @@ std::string nearest(std::string_view name, const std::vector<std::string>& candi
 
 std::string suggest(std::string_view name, const std::vector<std::string>& candidates) {
   constexpr size_t kShown = 12;
-  std::vector<std::string> shown(candidates.begin(),
-                                 candidates.begin() + static_cast<ptrdiff_t>(std::min(kShown, candidates.size())));
+  std::vector<std::string> shown;
+  for (const std::string& candidate : candidates) {
+    if (shown.size() == kShown) break;
+    shown.push_back(candidate.size() > kLongestName ? cut_utf8(candidate, kLongestName) + "..." : candidate);
+  }
   std::string known = "known: " + join(shown, ", ") + (candidates.size() > kShown ? ", ..." : "");
   const std::string near = nearest(name, candidates);
   return near.empty() ? known : "did you mean " + near + "? " + known;

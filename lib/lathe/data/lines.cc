@@ -9,8 +9,6 @@
 namespace lathe::data {
 namespace {
 
-constexpr size_t kMaxMistakes = 10;
-
 // One field from `at`, which ends behind it; adds the lines that it spans.
 std::string read_field(std::string_view text, size_t& at, int& line, const std::string& file) {
   if (at == text.size() || text[at] != '"') {
@@ -36,7 +34,7 @@ std::string read_field(std::string_view text, size_t& at, int& line, const std::
 }  // namespace
 
 void Mistakes::add(Diagnostic mistake) {
-  if (first_.size() < kMaxMistakes) {
+  if (!is_full()) {
     first_.push_back(std::move(mistake));
   } else {
     ++more_;

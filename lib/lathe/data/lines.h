@@ -14,10 +14,14 @@ namespace lathe::data {
 class Mistakes {
  public:
   void add(Diagnostic mistake);
+  /// Whether further ones are only counted: their words need no work.
+  bool is_full() const { return first_.size() == kTold; }
   /// Throws Error{Data} when there are any.
   void throw_if_any();
 
  private:
+  static constexpr size_t kTold = 10;
+
   std::vector<Diagnostic> first_;
   size_t more_ = 0;
 };

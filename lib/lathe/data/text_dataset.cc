@@ -97,7 +97,7 @@ TextDataset TextDataset::open(const std::vector<std::string>& files, const TextD
     } else {
       mistakes.add({dataset.files_[static_cast<size_t>(sample.file)], sample.line, 0, options.label_field,
                     "unknown label " + quote(dataset.raw_labels_[i]),
-                    suggest(dataset.raw_labels_[i], dataset.label_names_)});
+                    mistakes.is_full() ? "" : suggest(dataset.raw_labels_[i], dataset.label_names_)});
     }
   }
   mistakes.throw_if_any();
