@@ -5,36 +5,30 @@ namespace {
 
 // B samples, S patches, C channels, D hidden width, K in_features and M out_features of a map along the sequence
 
-class MixerBlockCost {
+class BlockPass {
  public:
-  MixerBlockCost(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, Amount samples)
-      : ledger_(ledger),
-        model_(model),
-        arch_(arch),
-        samples_(samples),
-        channels_(static_cast<Amount>(arch.hidden_size)) {}
+  BlockPass(Ledger& ledger, const MixerBlockCost& block, Amount samples)
+      : ledger_(ledger), block_(block), samples_(samples), channels_(block.channels) {}
 
-  Value run(int64_t index, const Value& x) const {
-    const std::string path = "blocks." + std::to_string(index);
-    const Value u = mix_tokens(path, x);
-    const Value normed = normalised(u, model_.module(path + ".norm2"));
-    if (arch_.experts) {
-      const Value mixed =
-          experts(ledger_, normed, model_.experts(path + ".moe", arch_.hidden_size, arch_.channels_hidden_size));
+  Value run(const Value& x) const {
+    const Value u = mix_tokens(x);
+    const Value normed = normalised(u, block_.norm2);
+    if (block_.experts) {
+      const Value mixed = experts(ledger_, normed, *block_.experts);
       Value y = ledger_.tensor(u.rows, u.columns);
       ledger_.record(y, {&mixed, &u}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
       return y;
     }
-    const Value hidden = linear_gelu(ledger_, normed, model_.linear(path + ".mlp_channels.fc1"));
-    const Value y = linear(ledger_, hidden, model_.linear(path + ".mlp_channels.fc2"));
+    const Value hidden = linear_gelu(ledger_, normed, block_.channels_fc1);
+    const Value y = linear(ledger_, hidden, block_.channels_fc2);
     return added(ledger_, y, u);
   }
 
  private:
-  Value mix_tokens(const std::string& path, const Value& x) const {
-    const Value normed = normalised(x, model_.module(path + ".norm1"));
-    const Value h = map_tokens(normed, model_.linear(path + ".mlp_tokens.fc1"), nullptr);
-    return map_tokens(gelu_of_product(ledger_, h), model_.linear(path + ".mlp_tokens.fc2"), &x);
+  Value mix_tokens(const Value& x) const {
+    const Value normed = normalised(x, block_.norm1);
+    const Value h = map_tokens(normed, block_.tokens_fc1, nullptr);
+    return map_tokens(gelu_of_product(ledger_, h), block_.tokens_fc2, &x);
   }
 
   Value normalised(const Value& x, const ModuleCost& norm) const {
@@ -91,10 +85,29 @@ class MixerBlockCost {
   }
 
   Ledger& ledger_;
-  const TrainedModel& model_;
-  const arch::MixerArch& arch_;
+  const MixerBlockCost& block_;
   Amount samples_, channels_;
 };
+
+std::vector<MixerBlockCost> blocks_of(const TrainedModel& model, const arch::MixerArch& arch) {
+  std::vector<MixerBlockCost> blocks;
+  for (int64_t index = 0; index < arch.num_blocks; ++index) {
+    const std::string path = "blocks." + std::to_string(index);
+    MixerBlockCost& block = blocks.emplace_back();
+    block.channels = static_cast<Amount>(arch.hidden_size);
+    block.norm1 = model.module(path + ".norm1");
+    block.norm2 = model.module(path + ".norm2");
+    block.tokens_fc1 = model.linear(path + ".mlp_tokens.fc1");
+    block.tokens_fc2 = model.linear(path + ".mlp_tokens.fc2");
+    if (arch.experts) {
+      block.experts = model.experts(path + ".moe", arch.hidden_size, arch.channels_hidden_size);
+    } else {
+      block.channels_fc1 = model.linear(path + ".mlp_channels.fc1");
+      block.channels_fc2 = model.linear(path + ".mlp_channels.fc2");
+    }
+  }
+  return blocks;
+}
 
 Value stem(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch) {
   const auto features = static_cast<Amount>(arch.num_channels * arch.patch_size * arch.patch_size);
@@ -117,13 +130,19 @@ Value mean_of_patches(Ledger& ledger, const Value& x, Amount samples) {
 
 }  // namespace
 
+Value mixer_block(Ledger& ledger, const Value& x, const MixerBlockCost& block, Amount num_samples) {
+  return BlockPass(ledger, block, num_samples).run(x);
+}
+
 Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch,
               bool /*training*/, const recipe::Checkpointing& policy) {
   const Buffer pixels = ledger.allocate(batch.num_samples * kFloatBytes *
                                         static_cast<Amount>(arch.num_channels * arch.image_height * arch.image_width));
-  const auto block = std::make_shared<const MixerBlockCost>(ledger, model, arch, batch.num_samples);
+  const auto blocks = std::make_shared<const std::vector<MixerBlockCost>>(blocks_of(model, arch));
   const Value mixed = run_layers(ledger, stem(ledger, model, arch, batch), arch.num_blocks, policy,
-                                 [block](int64_t index, const Value& x) { return block->run(index, x); });
+                                 [&ledger, blocks, samples = batch.num_samples](int64_t index, const Value& x) {
+                                   return mixer_block(ledger, x, (*blocks)[static_cast<size_t>(index)], samples);
+                                 });
   const Value normed = layer_norm(ledger, mixed, model.module("norm"));
   return linear(ledger, mean_of_patches(ledger, normed, batch.num_samples), model.linear("head"));
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,16 @@ struct ExpertsCost {
 };
 /// nn::MoELayer::forward.
 Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost);
+
+/// A Mixer's block as a training step sees it: its channels are mixed by two layers, or by experts.
+struct MixerBlockCost {
+  Amount channels = 0;
+  ModuleCost norm1, norm2;
+  LinearCost tokens_fc1, tokens_fc2, channels_fc1, channels_fc2;
+  std::optional<ExpertsCost> experts{};
+};
+/// nn::MixerBlock::forward.
+Value mixer_block(Ledger& ledger, const Value& x, const MixerBlockCost& block, Amount num_samples);
 
 /// nn::run_layers under a recipe's policy.
 Value run_layers(Ledger& ledger, const Value& x, int64_t num_layers, const recipe::Checkpointing& policy,
