@@ -68,35 +68,18 @@ std::string head(const Document& document) {
          html(document.title) + "</title>\n<style>" + std::string(kPageStyle.text) + "</style>\n</head>\n";
 }
 
-// The heading, and the names, if there are several, as switches that show and hide them in all charts.
 std::string header(const Document& document) {
-  std::string out =
-      "<header>\n<p class=\"kind\">" + html(document.kind) + "</p>\n<h1>" + html(document.heading) + "</h1>\n";
-  if (document.names.size() < 2) return out + "</header>\n";
-  out += "<div class=\"runs\">";
-  for (size_t i = 0; i < document.names.size(); ++i) {
-    out += "<button type=\"button\" disabled aria-pressed=\"true\" data-run=\"" + std::to_string(i) +
-           "\"><span class=\"key run-" + std::to_string(i % 8) + "\"></span>" + html(document.names[i]) + "</button>";
-  }
-  return out + "</div>\n</header>\n";
+  return "<header>\n<p class=\"kind\">" + html(document.kind) + "</p>\n<h1>" + html(document.heading) + "</h1>\n" +
+         (document.charts_in_text ? "" : name_switches(document.names)) + "</header>\n";
 }
 
 std::string charts_section(const Document& document) {
+  if (document.charts_in_text) return "";
   if (document.charts.empty()) {
     if (document.without_charts.empty()) return "";
     return "<section>\n<h2>Charts</h2>\n<p>" + html(document.without_charts) + "</p>\n</section>\n";
   }
-  std::string out =
-      "<section>\n<h2>Charts</h2>\n<noscript><p>The charts need JavaScript; the tables do not.</p></noscript>\n"
-      "<p class=\"note\">Drag over a chart to zoom in on that stretch in all of them, double-click to zoom out.</p>\n"
-      "<div class=\"charts\">\n";
-  for (const Chart& chart : document.charts) {
-    const std::string title = html(chart.title);
-    out += "<figure id=\"chart-" + chart.id + "\">\n<figcaption><h3>" + title + "</h3>";
-    if (!chart.note.empty()) out += "<p>" + escape_html(chart.note) + "</p>";
-    out += "</figcaption>\n<div class=\"plot\" role=\"img\" aria-label=\"Chart: " + title + "\"></div>\n</figure>\n";
-  }
-  return out + "</div>\n</section>\n";
+  return "<section>\n<h2>Charts</h2>\n" + chart_figures(document.charts) + "</section>\n";
 }
 
 // One row of a map: neighbours of equal shade are one rectangle, what is empty has none.
@@ -127,6 +110,32 @@ std::string render_document(const Document& document) {
   out += "<script>" + std::string(kPlotScript.text) + "</script>\n<script>" + std::string(kPageScript.text) +
          "</script>\n</body>\n</html>\n";
   return out;
+}
+
+std::string chart_figures(const std::vector<Chart>& charts) {
+  if (charts.empty()) return "";
+  std::string out =
+      "<noscript><p>The charts need JavaScript; the tables do not.</p></noscript>\n"
+      "<p class=\"note\">Drag over a chart to zoom in on that stretch in all of them, double-click to zoom out.</p>\n"
+      "<div class=\"charts\">\n";
+  for (const Chart& chart : charts) {
+    const std::string title = html(chart.title);
+    out += "<figure id=\"chart-" + chart.id + "\">\n<figcaption><h3>" + title + "</h3>";
+    if (!chart.note.empty()) out += "<p>" + escape_html(chart.note) + "</p>";
+    out += "</figcaption>\n<div class=\"plot\" role=\"img\" aria-label=\"Chart: " + title + "\"></div>\n</figure>\n";
+  }
+  return out + "</div>\n";
+}
+
+std::string name_switches(const std::vector<std::string>& names, size_t first) {
+  if (names.size() < 2) return "";
+  std::string out = "<div class=\"runs\">";
+  for (size_t i = 0; i < names.size(); ++i) {
+    const size_t place = first + i;
+    out += "<button type=\"button\" disabled aria-pressed=\"true\" data-run=\"" + std::to_string(place) +
+           "\"><span class=\"key run-" + std::to_string(place % 8) + "\"></span>" + html(names[i]) + "</button>";
+  }
+  return out + "</div>\n";
 }
 
 std::string heat_maps(const std::vector<HeatMap>& maps) {

@@ -17,6 +17,7 @@ struct Document {
   std::vector<std::string> names = {};
   std::string before = {};  ///< HTML above the charts
   std::vector<Chart> charts = {};
+  bool charts_in_text = false;      ///< `before` and `after` hold the charts' figures and the names' switches
   std::string without_charts = {};  ///< a sentence where there are none; empty: no section
   std::string after = {};           ///< HTML below the charts
   bool pictures = false;            ///< whether that HTML holds images of its own, as data: addresses
@@ -28,6 +29,11 @@ std::string html(std::string_view text);
 /// The page loads nothing: its policy allows the two inline scripts and the one style by their hashes, and `pictures`.
 /// Texts are escaped, `before` and `after` are taken as they are. Equal documents give equal bytes.
 std::string render_document(const Document& document);
+
+/// The places where the page's script draws these charts; and, for two or more names, the switches that show and hide
+/// their curves in all charts. `first` is the place of names[0] in the document's names.
+std::string chart_figures(const std::vector<Chart>& charts);
+std::string name_switches(const std::vector<std::string>& names, size_t first = 0);
 
 /// Shares of a whole by row and column, as an image of cells: the darker, the larger.
 struct HeatMap {
