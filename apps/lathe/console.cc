@@ -53,6 +53,17 @@ void require_no_input(const std::string& path, const std::vector<std::string>& i
   }
 }
 
+void require_writable(const std::string& path) {
+  const auto refuse = [](const std::string& place, const char* problem) {
+    throw Error(ErrorKind::Config, Diagnostic{place, 0, 0, "", problem, ""});
+  };
+  std::error_code ignored;
+  const std::string parent = std::filesystem::path(path).parent_path().string(), folder = parent.empty() ? "." : parent;
+  if (std::filesystem::is_directory(path, ignored)) refuse(path, "expected a file's name, is a directory");
+  if (!std::filesystem::is_directory(folder, ignored)) refuse(folder, "is no directory to write into");
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) refuse(folder, "is a directory that cannot be written");
+}
+
 int report(const Error& error) {
   constexpr size_t kMostLines = 20;
   const auto& diagnostics = error.diagnostics();

@@ -26,6 +26,9 @@ void require_absent(const std::string& path);
 /// Throws Error{Config} when writing `path` would replace one of the inputs: a file, or one in a directory.
 void require_no_input(const std::string& path, const std::vector<std::string>& inputs);
 
+/// Throws Error{Config} unless a file can be written to `path`, or replaced there: to be asked before a long run.
+void require_writable(const std::string& path);
+
 /// Prints one "error: ..." line per diagnostic, of many the first, and returns the exit code.
 int report(const Error& error);
 

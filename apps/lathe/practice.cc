@@ -33,10 +33,12 @@ int run_practice(const CommandLine& line) {
     print_result(list);
     return 0;
   }
+  const auto questions = chosen(line.recipe);
+  if (!line.out.empty()) require_writable(line.out);
   std::vector<std::pair<const practice::Question*, practice::Answer>> answers;
   bool all_hold = true;
-  for (const practice::Question* question : chosen(line.recipe)) {
-    answers.emplace_back(question, question->answer(line.full));
+  for (const practice::Question* question : questions) {
+    answers.emplace_back(question, question->answer({.full = line.full}));
     all_hold = all_hold && practice::all_hold(answers.back().second);
     print_result(practice::answer_text(*question, answers.back().second));
   }

@@ -1,6 +1,6 @@
-"""The practice exam's questions: the short run of each holds, prints its verdict and writes one page that loads nothing.
+"""The practice exam: every question's short run holds, prints the numbers of its derivation, and all of them make one page that loads nothing.
 
-    LATHE=build/release/bin/lathe python3 tests/apps/practice.py
+    LATHE=build/release/bin/lathe [CHROMIUM=chromium] python3 tests/apps/practice.py
 """
 import json
 import os
@@ -9,7 +9,27 @@ import subprocess
 import tempfile
 import unittest
 
-LATHE = os.environ["LATHE"]
+import browser
+
+LATHE, CHROMIUM = os.environ["LATHE"], os.environ.get("CHROMIUM")
+
+# The answers, worked out by hand.
+NUMBERS = {
+    "1a": ["268,435,456", "2,147,483,648", "2,415,919,104", "57,982,058,496", "59,373,627,899,904 FLOPs (59.37 TFLOPs)",
+           "178,120,883,699,712 FLOPs (178.1 TFLOPs)", "(237.5 TFLOPs)", "+0.16 %", "+0.76 %"],
+    "1b": ["11,811,160,064 B", "(283.5 GB, 264 GiB)", "270,336", "10,739,515,392 B", "(257.7 GB, 240.05 GiB)", "192 GiB", "(23.62 GB, 22 GiB)", "12 u", "10 u"],
+    "1c": ["4 s^2 c = 4 s c d_s = 4 x 512 x 256 x 512 at s = 512"],
+    "2a": ["24 x (20 u + 4 s) x 4 B x 8 = 2,013,659,136 B"],
+    "2b": ["(loss / accumulation_steps).backward()", "optimizer.step()", "optimizer.zero_grad()"],
+    "2c": ["22 GiB", "26 GiB", "34 GiB", "43 GiB", "62 GiB", "81.5 GiB", "121 GiB", "240.5 GiB", "(1 + 2 + 1) / (1 + 2) = 1.33333", "(1 + 1 + 1) / (1 + 1) = 1.5"],
+    "3a": ["46,702,792,704", "12,879,925,248", "router (gate)", "top-k", "weighted combination", "load balancing"],
+    "3b": ["auxiliary loss 0.1: cures", "bias 0.01: cures"],
+    "4a": ["4,194,304", "32,768", "0.0078125 (0.78 %)", "0.015625 (1.56 %)"],
+    "4b": ["0.02^2 x sqrt(256 x 4) = 0.0128", "1,280", "17,664"],
+    "4c": ["1 / 512", "1 / 256", "4 + 4 + 4 + 4 = 16", "2 + 2 + 4 + 4 + 4 = 16", "0.515869"],
+    "4d": ["A's is exactly 0, B's is not"],
+    "4e": ["2/3 + 2 x 8 / 4,096 = 0.670573", "0.713265", "0.691717", "= 0.75"],
+}
 
 
 def lathe(*words):
@@ -17,30 +37,81 @@ def lathe(*words):
 
 
 class PracticeTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        scratch = tempfile.TemporaryDirectory(prefix="lathe-practice-")
+        cls.addClassCleanup(scratch.cleanup)
+        cls.folder = scratch.name
+        cls.page = os.path.join(cls.folder, "answers.html")
+        cls.done = lathe("all", "--html", cls.page)
+        parts = re.split(r"^(\d[a-e])  ", cls.done.stdout, flags=re.M)
+        cls.answers = dict(zip(parts[1::2], parts[2::2]))
+
+    def test_every_claim_holds(self):
+        self.assertEqual(self.done.returncode, 0, "\n".join(re.findall(r"FAILS.*\n.*", self.done.stdout)) + self.done.stderr)
+        self.assertNotIn("FAILS", self.done.stdout)
+        self.assertEqual(list(self.answers), list(NUMBERS))
+        for name, answer in self.answers.items():
+            self.assertIn("\n  holds  ", answer, name)
+
+    def test_the_numbers_come_out(self):
+        for name, numbers in NUMBERS.items():
+            for number in numbers:
+                with self.subTest(question=name, number=number):
+                    self.assertIn(number, self.answers[name])
+
+    def test_lines_are_no_wider_than_tables_make_them(self):
+        for line in self.done.stdout.splitlines():
+            self.assertLessEqual(len(line), 200, line)
+            self.assertRegex(line, r"^[\x20-\x7e]*$")
+
+    def test_the_page_holds_it_all_and_loads_nothing(self):
+        with open(self.page, encoding="utf-8") as file:
+            text = file.read()
+        for loading in (" src=", "<link", "@import", "url(", " style="):
+            self.assertNotIn(loading, text)
+        self.assertEqual(text.count('class="holds"'), self.done.stdout.count("\n  holds  "))
+        self.assertNotIn('class="fails"', text)
+        self.assertEqual(re.findall(r'<section id="(\w+)">', text), list(NUMBERS))
+        self.assertEqual(text.count('<a href="#'), len(NUMBERS))
+        data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S).group(1))
+        self.assertEqual(re.findall(r'<figure id="chart-(\w+)">', text), [chart["id"] for chart in data["charts"]])
+        for chart in data["charts"]:
+            self.assertTrue(all(curve["run"] < len(data["runs"]) for curve in chart["curves"]))
+        drawing = re.search(r'<figure class="diagram">.*?</figure>', text, re.S).group(0)
+        for label in ("router (gate)", "softmax, top-k", "load balancing", "expert 1", "weighted combination"):
+            self.assertIn(f">{label}", drawing)
+
     def test_questions_are_listed_and_others_refused(self):
         done = lathe()
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("3b  Routing collapse\n", done.stdout)
+        self.assertEqual([line[:4] for line in done.stdout.splitlines()], [name + "  " for name in NUMBERS])
         done = lathe("9z")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
-        self.assertRegex(done.stderr, r'^error: lathe practice: unknown question "9z" \(known: .*3b.*all\)\n$')
+        self.assertRegex(done.stderr, r'^error: lathe practice: unknown question "9z" \(known: 1a, .*4e, all\)\n$')
 
-    def test_every_answer_holds_and_has_a_page(self):
-        with tempfile.TemporaryDirectory(prefix="lathe-practice-") as folder:
-            page = os.path.join(folder, "answers.html")
-            done = lathe("all", "--html", page)
-            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            self.assertNotIn("FAILS", done.stdout)
-            with open(page, encoding="utf-8") as file:
-                text = file.read()
-        for loading in (" src=", "<link", "@import", "url(", " style="):
-            self.assertNotIn(loading, text)
-        self.assertEqual(text.count('class="holds"'), done.stdout.count("\n  holds  "))
-        self.assertNotIn('class="fails"', text)
-        data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S).group(1))
-        self.assertEqual(set(re.findall(r'<figure id="chart-(\w+)">', text)), {chart["id"] for chart in data["charts"]})
-        for chart in data["charts"]:
-            self.assertTrue(all(curve["run"] < len(data["runs"]) for curve in chart["curves"]))
+    def test_a_page_that_cannot_be_written_is_refused_before_the_run(self):
+        for path, problem in ((self.folder, "is a directory"), (os.path.join(self.folder, "none", "a.html"), "is no directory to write into")):
+            with self.subTest(problem):
+                done = lathe("3b", "--html", path)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertIn(problem, done.stderr)
+
+    if CHROMIUM:
+        def test_a_browser_draws_every_chart_wide_and_on_a_phone(self):
+            with open(self.page, encoding="utf-8") as file:
+                charts = re.findall(r'<figure id="chart-(\w+)">', file.read())
+            for width in (1280, 500):
+                dom, console = browser.browse(CHROMIUM, self.folder, self.page, "--dump-dom", f"--window-size={width},844", browser.LIGHT)
+                self.assertEqual(console, [])
+                drawn = [name for name, content in re.findall(r'<figure id="chart-(\w+)">(.*?)</figure>', dom, re.S) if content.count("<canvas") == 1]
+                self.assertEqual(drawn, charts)
+            picture = os.path.join(self.folder, "page.png")
+            _, console = browser.browse(CHROMIUM, self.folder, self.page, "--screenshot=" + picture, "--window-size=390,8000", browser.LIGHT)
+            self.assertEqual(console, [])
+            rows = browser.pixels(picture)
+            self.assertEqual(len(rows[0]), 390)
+            self.assertEqual({pixel for row in rows for pixel in row[-10:]}, {(0xF6, 0xF7, 0xF9)})  # the margin: nothing sticks out
 
 
 if __name__ == "__main__":

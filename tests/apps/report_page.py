@@ -8,19 +8,18 @@ import json
 import math
 import os
 import re
-import struct
 import subprocess
 import tempfile
 import threading
 import unittest
-import zlib
 
+import browser
 import small_images
 import small_model
+from browser import DARK, LIGHT, pixels
 from small_images import png
 
 LATHE, CHROMIUM = os.environ["LATHE"], os.environ["CHROMIUM"]
-LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
 CHARTS = ["loss", "lr", "grad_norm", "throughput", "memory", "eval_0", "eval_1", "eval_2"]
 
 
@@ -31,33 +30,6 @@ def metrics(steps):
                    tokens=1900, seconds=0.3, tokens_per_second=6300 + 90 * math.sin(step), peak_rss_bytes=450_000_000 + 40_000 * step)
         if step % 20 == 0:
             yield dict(step=step, epoch=step / steps, eval_loss=0.6 * math.exp(-step / 50), accuracy=1 - 0.4 * math.exp(-step / 50), f1=1 - 0.5 * math.exp(-step / 50))
-
-
-def pixels(path):
-    """The rows of RGB pixels of an 8-bit PNG."""
-    with open(path, "rb") as file:
-        data = file.read()
-    width, height, _, kind = struct.unpack(">IIBB", data[16:26])
-    depth = {2: 3, 6: 4}[kind]
-    at, packed = 8, b""
-    while at < len(data):
-        length, name = struct.unpack(">I4s", data[at:at + 8])
-        if name == b"IDAT":
-            packed += data[at + 8:at + 8 + length]
-        at += 12 + length
-    raw, stride = zlib.decompress(packed), width * depth
-    above, out = bytearray(stride), []
-    for row in range(height):
-        start = row * (stride + 1)
-        line, mode = bytearray(raw[start + 1:start + 1 + stride]), raw[start]
-        for i in range(stride):
-            left, up, corner = (line[i - depth] if i >= depth else 0), above[i], (above[i - depth] if i >= depth else 0)
-            guess = left + up - corner
-            paeth = min((abs(guess - left), 0, left), (abs(guess - up), 1, up), (abs(guess - corner), 2, corner))[2]
-            line[i] = (line[i] + (0, left, up, (left + up) // 2, paeth)[mode]) & 255
-        out.append([tuple(line[i:i + 3]) for i in range(0, stride, depth)])
-        above = line
-    return out
 
 
 class ReportPageTest(unittest.TestCase):
@@ -99,11 +71,7 @@ class ReportPageTest(unittest.TestCase):
 
     def browse(self, page, *options):
         """Opens a page; returns what it wrote to stdout and the messages of its console."""
-        done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
-                               "--user-data-dir=" + os.path.join(self.folder, "profile"), "--enable-logging=stderr", "--virtual-time-budget=3000", *options,
-                               "file://" + page], capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, 0, done.stderr[-2000:])
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return browser.browse(CHROMIUM, self.folder, page, *options)
 
     def assert_drawn(self, page, width, scheme):
         dom, console = self.browse(page, "--dump-dom", f"--window-size={width},844", scheme)

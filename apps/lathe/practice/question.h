@@ -9,7 +9,8 @@
 /// The practice exam: each question is answered by a derivation that is computed, a run that proves it, and a verdict.
 ///
 /// A question is one file that defines one `Question`; its declaration and its place in the list are lines of
-/// questions.cc. What it returns is text and numbers: answer_text() and answer_page() do the rest.
+/// questions.cc. What it returns is text and numbers, collected by a Working (working.h): answer_text() and
+/// answer_page() do the rest.
 namespace lathe::app::practice {
 
 /// A line of a derivation: what it says, how it is computed, and the value that came out.
@@ -29,10 +30,23 @@ struct Claim {
   std::string derived;   ///< what it should be
   std::string measured;  ///< what the run found
   bool holds = false;
+  bool of_derivation = false;  ///< whether what it should be is a number of the derivation
+};
+
+/// Code that the question is about.
+struct Listing {
+  std::string title, code;
+};
+
+/// A drawing, for the terminal and for the page.
+struct Diagram {
+  std::string title, text, svg;
 };
 
 struct Answer {
   std::vector<Step> derivation = {};
+  std::vector<Listing> listings = {};
+  std::vector<Diagram> diagrams = {};
   std::vector<Table> tables = {};
   std::vector<Claim> claims = {};
   // On the page only:
@@ -41,12 +55,18 @@ struct Answer {
   std::vector<report::HeatMap> maps = {};
 };
 
+/// How a question is answered.
+struct Settings {
+  bool full = false;  ///< the run of the specification's bars, of minutes; else one of seconds
+  /// For tests: every number of the derivation comes out wrong by this share, so that the claims on it must fail.
+  double perturbation = 0;
+};
+
 struct Question {
   const char* id;     ///< "3b"
   const char* title;  ///< a few words
   const char* text;   ///< the question
-  /// `full`: the run of the specification's bars, of minutes; else one of seconds.
-  Answer (*answer)(bool full);
+  Answer (*answer)(const Settings& settings);
 };
 
 /// All questions in the exam's order.

@@ -161,14 +161,13 @@ class Laboratory {
   }
 
   Table table() const {
-    Table table{
-        "Relative error, load and specialisation on fresh data",
-        "Medians over " + std::to_string(num_seeds()) + (num_seeds() == 1 ? " seed" : " seeds") +
-            ". Entropy: of the loads, 1 is even. MaxVio: the fullest expert over the mean, less 1. Dead: of 8, "
-            "under a tenth of the even load. Information: of the cluster in the choice of expert, in units of ln 8. "
-            "Dropped: assignments over capacity. Unserved: tokens without an expert.",
-        {"setting", "error", "entropy", "MaxVio", "dead", "information", "dropped", "unserved"},
-        {}};
+    Table table{"Relative error, load and specialisation on fresh data",
+                "Medians over " + std::to_string(num_seeds()) + (num_seeds() == 1 ? " seed" : " seeds") +
+                    ". Entropy: of the loads, 1 is even. MaxVio: the fullest expert over the mean, less 1. Dead: of 8, "
+                    "under a tenth of the even load. Information: of the cluster in the choice of expert, in units of "
+                    "ln 8. Dropped: assignments over capacity. Unserved: tokens without an expert.",
+                {"setting", "error", "entropy", "MaxVio", "dead", "information", "dropped", "unserved"},
+                {}};
     for (const Row& row : rows_) {
       std::vector<std::string> cells = {row.which.name};
       for (const Measure& measure :
@@ -238,8 +237,7 @@ std::vector<Step> derivation() {
   const double experts = static_cast<double>(kCollapseExperts);
   return {
       {"Rich get richer: only a chosen expert gets a gradient, gets better, and is chosen more. An offset that all "
-       "inputs share "
-       "moves the logits of all tokens alike, so that one expert leads everywhere from the start.",
+       "inputs share moves the logits of all tokens alike, so that one expert leads everywhere from the start.",
        "", ""},
       {"The auxiliary loss E sum f_i P_i, even load", "8 x 8 x (1/8 x 1/8)", aux(8, false)},
       {"... everything on one expert, and the router sure of it", "8 x 1 x 1", aux(1, false)},
@@ -259,8 +257,8 @@ std::vector<Step> derivation() {
   };
 }
 
-Answer answer(bool full) {
-  const Laboratory laboratory(full);
+Answer answer_routing_collapse(const Settings& settings) {
+  const Laboratory laboratory(settings.full);
   Answer answer{.derivation = derivation(), .tables = {laboratory.table()}, .claims = laboratory.claims()};
   for (const Row& row : laboratory.rows()) answer.names.push_back(row.which.name);
   answer.charts = {
@@ -278,10 +276,10 @@ Answer answer(bool full) {
 }  // namespace
 
 extern const Question kQuestion3b;
-const Question kQuestion3b = {"3b", "Routing collapse",
-                              "Why does the router of a mixture of experts send more and more tokens to fewer and "
-                              "fewer experts, what does that cost, "
-                              "and what stops it? Name at least two cures, and what is none.",
-                              answer};
+const Question kQuestion3b = {
+    "3b", "Routing collapse",
+    "Why does the router of a mixture of experts send more and more tokens to fewer and fewer experts, what does that "
+    "cost, and what stops it? Name at least two cures, and what is none.",
+    answer_routing_collapse};
 
 }  // namespace lathe::app::practice

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lathe/cost/closed_forms.h"
+#include "lathe/cost/ops.h"
+#include "lathe/nn/mixer.h"
+#include "practice/measure.h"
+
+/// The MLP-Mixer that the exam's questions on scale and memory are about.
+namespace lathe::app::practice {
+
+inline constexpr cost::MixerSizes kExamMixer{
+    .sequence_length = 128, .width = 1024, .tokens_hidden_size = 512, .channels_hidden_size = 4096, .num_blocks = 24};
+inline constexpr double kExamBatch = 1024;
+
+/// A block with weights from counters, which differ with `name`.
+nn::MixerBlock make_block(const cost::MixerSizes& sizes, const std::string& name, at::ScalarType dtype = at::kFloat);
+
+/// The same block as the paper writes it, by LibTorch's own operators.
+enum class PlainActivation { Gelu, Relu };
+Tensor plain_block(const Tensor& x_BSC, nn::MixerBlockImpl& block, PlainActivation activation = PlainActivation::Gelu);
+
+/// A stack of blocks, the mean over the patches, and a head without bias: a classifier of seconds.
+struct SmallMixer {
+  explicit SmallMixer(const cost::MixerSizes& sizes, const std::string& name, at::ScalarType dtype = at::kFloat);
+
+  Tensor blocks_forward(const Tensor& x_BSC, const nn::LayerPolicy& policy = {}) const;
+  /// [B, kClasses]
+  Tensor forward(const Tensor& x_BSC, const nn::LayerPolicy& policy = {}) const;
+  /// All of them train.
+  std::vector<std::pair<std::string, Tensor>> parameters() const;
+
+  static constexpr int64_t kClasses = 8;
+  std::vector<nn::MixerBlock> blocks;
+  Tensor head;
+};
+/// Of a SmallMixer of these sizes.
+double small_mixer_parameters(const cost::MixerSizes& sizes);
+
+/// The gradients of these parameters, as copies; zeros for a parameter without one.
+std::vector<Tensor> gradients_of(const std::vector<std::pair<std::string, Tensor>>& parameters);
+void forget_gradients(const std::vector<std::pair<std::string, Tensor>>& parameters);
+/// The largest relative_difference() over pairs of tensors.
+double largest_difference(const std::vector<Tensor>& a, const std::vector<Tensor>& b);
+
+/// The block as the planner sees it, and its input: one that needs a gradient.
+cost::MixerBlockCost planned_block(const cost::MixerSizes& sizes, const std::string& path);
+cost::Value planned_input(cost::Ledger& ledger, const cost::MixerSizes& sizes, double num_samples);
+
+}  // namespace lathe::app::practice

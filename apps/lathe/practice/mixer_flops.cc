@@ -1,0 +1,154 @@
+// Question 1a: the operations of a Mixer's training step.
+#include <cmath>
+
+#include "lathe/nn/checkpoint.h"
+#include "practice/mixer.h"
+#include "practice/working.h"
+
+namespace lathe::app::practice {
+namespace {
+
+constexpr double kCountedBatch = 2;  // the counts are proportional to the batch
+
+// Forward and backward of a planned step of the whole exam.
+Amount planned_step_flops() {
+  cost::Ledger ledger;
+  cost::Value x = planned_input(ledger, kExamMixer, kExamBatch);
+  for (int64_t i = 0; i < static_cast<int64_t>(kExamMixer.num_blocks); ++i)
+    x = cost::mixer_block(ledger, x, planned_block(kExamMixer, "blocks." + std::to_string(i) + "."), kExamBatch);
+  ledger.backward(x, ledger.allocate(x.buffer->bytes()));
+  return ledger.flops(cost::Pass::Forward, cost::Part::Linear) + ledger.flops(cost::Pass::Backward, cost::Part::Linear);
+}
+
+struct DerivedFlops {
+  Amount layer, sample, forward, step;
+};
+
+DerivedFlops derive_flops(Working& working) {
+  const cost::MixerSizes& m = kExamMixer;
+  working.say(
+      "Counted are the matrix products, 2 FLOPs for each multiply-add. A product of [m, k] by [k, n] makes m n sums of "
+      "k multiply-adds: 2 m k n FLOPs. Embedding, pooling and head are left out.");
+  working.derive("Token mixing, of one sample in one layer: W1 [d_s, s] and W2 [s, d_s], each on c channels",
+                 filled("4 s c d_s = 4 x {} x {} x {}", {m.sequence_length, m.width, m.tokens_hidden_size}),
+                 cost::token_mixing_flops(m), Unit::Flops);
+  working.derive("Channel mixing: W3 [d_c, c] and W4 [c, d_c], each on s patches",
+                 filled("4 s c d_c = 4 x {} x {} x {}", {m.sequence_length, m.width, m.channels_hidden_size}),
+                 cost::channel_mixing_flops(m), Unit::Flops);
+  DerivedFlops flops{};
+  flops.layer = working.derive("A layer is the sum",
+                               filled("{} + {}", {cost::token_mixing_flops(m), cost::channel_mixing_flops(m)}),
+                               cost::mixer_block_flops(m), Unit::Flops);
+  const Amount sample = m.num_blocks * cost::mixer_block_flops(m), forward = kExamBatch * sample;
+  flops.sample = working.derive("All layers, one sample", filled("{} x {}", {m.num_blocks, cost::mixer_block_flops(m)}),
+                                sample, Unit::Flops);
+  flops.forward =
+      working.derive("Forward pass of the batch", filled("{} x {}", {kExamBatch, sample}), forward, Unit::Flops);
+  working.derive(
+      "Backward pass: each product y = W x has two, W'g for the gradient of its input and g x' for that of its weight, "
+      "each as large as the product itself",
+      filled("2 x {}", {forward}), 2 * forward, Unit::Flops);
+  flops.step = working.derive("Forward and backward together", filled("3 x {}", {forward}), 3 * forward, Unit::Flops);
+  working.derive("With full recomputation (activation checkpointing) one more forward pass",
+                 filled("4 x {}", {forward}), 4 * forward, Unit::Flops);
+  return flops;
+}
+
+Table neglected_work() {
+  Table table{"What the count leaves out, forward",
+              "Biases and residuals at 1 FLOP per element; what an element of GELU or LayerNorm costs is a convention, "
+              "so three are shown.",
+              {"GELU", "LayerNorm", "FLOPs of a layer and sample", "share", "forward pass with it"},
+              {}};
+  const Amount layer = cost::mixer_block_flops(kExamMixer);
+  for (const cost::ElementwiseConvention convention : {cost::ElementwiseConvention{1, 5}, {8, 8}, {14, 8}}) {
+    const Amount extra = cost::elementwise_flops(kExamMixer, convention);
+    char share[32];
+    std::snprintf(share, sizeof(share), "+%.2f %%", 100 * extra / layer);
+    table.rows.push_back({amount_text(convention.gelu), amount_text(convention.layer_norm), amount_text(extra), share,
+                          amount_text(kExamBatch * kExamMixer.num_blocks * (layer + extra), Unit::Flops)});
+  }
+  return table;
+}
+
+void derive_rule_of_thumb(Working& working, Amount step) {
+  const Amount weights = kExamMixer.num_blocks * cost::mixer_block_weights(kExamMixer);
+  const Amount tokens = kExamBatch * kExamMixer.sequence_length;
+  const Amount rule = working.derive(
+      "The Transformer's rule, 6 x parameters x tokens, does not hold: a weight of channel mixing acts on each of the "
+      "s patches, but a weight of token mixing on each of the c channels",
+      filled("6 x {} x {}", {weights, tokens}), 6 * weights * tokens, Unit::Flops);
+  working.claim("The rule 6 x parameters x tokens misses the count by more than 5 %", "over 5 %",
+                short_number(100 * std::abs(rule / step - 1)) + " %", std::abs(rule / step - 1) > 0.05);
+}
+
+struct CountedBlock {
+  Amount forward = 0, backward = 0;
+  double forward_seconds = 0, backward_seconds = 0;
+};
+
+CountedBlock count_block(const std::function<Tensor(const Tensor&)>& block, const Tensor& x) {
+  CountedBlock counted;
+  Tensor y;
+  counted.forward = static_cast<Amount>(counted_flops([&] { y = block(x); }));
+  const Tensor grad = drawn(y.sizes(), "1a.gradient");
+  counted.backward = static_cast<Amount>(counted_flops([&] { y.backward(grad); }));
+  counted.forward_seconds = seconds_of([&] { y = block(x); });
+  counted.backward_seconds = seconds_of([&] { block(x).backward(grad); }) - counted.forward_seconds;
+  return counted;
+}
+
+void measure_flops(Working& working, const DerivedFlops& derived) {
+  nn::MixerBlock block = make_block(kExamMixer, "1a");
+  const Tensor x = drawn({static_cast<int64_t>(kCountedBatch), 128, 1024}, "1a.x").requires_grad_();
+  const auto lathe = [&](const Tensor& in) { return block->forward(in); };
+  const CountedBlock own = count_block(lathe, x),
+                     plain = count_block([&](const Tensor&in) { return plain_block(in, *block); }, x);
+  working.claim_equal("MixerBlock, forward, 2 samples: the operations counted are those of the formula",
+                      kCountedBatch * derived.layer, own.forward, Unit::Flops);
+  working.claim_equal("MixerBlock, backward: twice as many", 2 * kCountedBatch * derived.layer, own.backward,
+                      Unit::Flops);
+  working.claim_equal("The paper's formula by LibTorch's operators, forward and backward",
+                      3 * kCountedBatch * derived.layer, plain.forward + plain.backward, Unit::Flops);
+  working.claim_equal("The planner follows 24 blocks and 1024 samples operator by operator to the same number",
+                      derived.step, planned_step_flops(), Unit::Flops);
+  const Tensor grad = drawn(x.sizes(), "1a.gradient");
+  const Amount recomputed = static_cast<Amount>(counted_flops([&] {
+    nn::checkpoint([&](const std::vector<Tensor>& in) { return block->forward(in[0]); }, {x}).backward(grad);
+  }));
+  const Amount forwards = recomputed / own.forward;
+  working.claim("MixerBlock under full recomputation: more than 3 forward passes' work and at most 4",
+                "3 to 4 (Lathe stops once it has what the gradients need)", short_number(forwards),
+                forwards > 3 && forwards <= 4);
+  const auto row = [](const char* name, Amount flops, double seconds) {
+    return std::vector<std::string>{name, short_number(1000 * seconds) + " ms",
+                                    short_number(flops / seconds / 1e9) + " GFLOP/s"};
+  };
+  working.answer.tables.push_back({"One block, 2 samples: times on this machine (shown, not judged)",
+                                   "",
+                                   {"pass", "time", "speed"},
+                                   {row("MixerBlock, forward", own.forward, own.forward_seconds),
+                                    row("MixerBlock, backward", own.backward, own.backward_seconds),
+                                    row("LibTorch's operators, forward", plain.forward, plain.forward_seconds),
+                                    row("LibTorch's operators, backward", plain.backward, plain.backward_seconds)}});
+}
+
+Answer answer_mixer_flops(const Settings& settings) {
+  Working working(settings);
+  const DerivedFlops derived = derive_flops(working);
+  derive_rule_of_thumb(working, derived.step);
+  working.answer.tables.push_back(neglected_work());
+  measure_flops(working, derived);
+  return std::move(working.answer);
+}
+
+}  // namespace
+
+extern const Question kQuestion1a;
+const Question kQuestion1a = {"1a", "Operations of a Mixer's training step",
+                              "An MLP-Mixer has s = 128 patches, c = 1024 channels, hidden widths d_s = 512 (token "
+                              "mixing) and d_c = 4096 (channel mixing) and 24 layers. How many floating-point "
+                              "operations does one forward and backward pass over a batch of 1024 samples take?",
+                              answer_mixer_flops};
+
+}  // namespace lathe::app::practice

@@ -1,0 +1,164 @@
+// Question 1b: what a Mixer's forward pass leaves in memory.
+#include <algorithm>
+
+#include "practice/mixer.h"
+#include "practice/working.h"
+
+namespace lathe::app::practice {
+namespace {
+
+using cost::Accounting;
+
+// Of the whole exam under one accounting.
+Amount exam_bytes(Accounting accounting) {
+  return kExamBatch * kExamMixer.num_blocks * cost::kFloatBytes * cost::mixer_block_kept(kExamMixer, accounting);
+}
+
+std::string units_text(Amount elements) {
+  const Amount unit = kExamMixer.unit();
+  if (elements < unit) return amount_text(elements / kExamMixer.sequence_length) + " s";
+  return amount_text(elements / unit) + " u";
+}
+
+Table tensors_of_a_block() {
+  Table table{"Every tensor of a layer",
+              "Two accountings. The textbook keeps the output of every operation. Autograd keeps what an operation "
+              "needs for its gradient: a sum needs nothing, so the two products' results that are only added are not "
+              "kept; LayerNorm needs its input and two statistics per patch. X is counted once, as this layer's input.",
+              {"tensor", "elements per sample", "textbook", "autograd", "saved by"},
+              {}};
+  for (const cost::Intermediate& tensor : cost::mixer_block_intermediates(kExamMixer))
+    table.rows.push_back({tensor.name, units_text(tensor.elements), tensor.output ? "kept" : "-",
+                          tensor.saved_by.empty() ? "-" : "kept",
+                          tensor.saved_by.empty() ? "nobody" : tensor.saved_by});
+  return table;
+}
+
+Table less_memory() {
+  Table table{"How to need less",
+              "u = s c x 4 B x 1024 samples = 512 MiB. Accumulation: the same batch in micro-batches of m samples "
+              "(question 2a). Recomputing GELU and LayerNorm costs less than 1 % of the FLOPs; recomputing whole "
+              "layers a third more (question 2c).",
+              {"way", "activations of 24 layers"},
+              {}};
+  for (const double m : {1.0, 8.0, 32.0, 64.0, 128.0, 256.0, 1024.0})
+    table.rows.push_back({filled("micro-batches of {}", {m}),
+                          amount_text(exam_bytes(Accounting::Autograd) * m / kExamBatch, Unit::Bytes)});
+  table.rows.push_back(
+      {"GELU recomputed: 12 u a layer", amount_text(exam_bytes(Accounting::WithoutGelu), Unit::Bytes)});
+  table.rows.push_back(
+      {"GELU and LayerNorm recomputed: 10 u", amount_text(exam_bytes(Accounting::WithoutGeluAndNorm), Unit::Bytes)});
+  const Amount unit = kExamBatch * kExamMixer.unit() * cost::kFloatBytes;
+  table.rows.push_back({"every layer recomputed: 24 boundaries and one layer's 20 u",
+                        amount_text(cost::checkpointed(kExamMixer.num_blocks, 1, unit, 20 * unit), Unit::Bytes)});
+  return table;
+}
+
+struct DerivedBytes {
+  Amount autograd, without_gelu, without_both;  // of one sample in one layer
+};
+
+DerivedBytes derive_bytes(Working& working) {
+  const cost::MixerSizes& m = kExamMixer;
+  const auto kept = [&](Accounting accounting) { return cost::mixer_block_kept(m, accounting); };
+  const Amount layer_samples = kExamBatch * cost::kFloatBytes, unit = m.unit();
+  working.derive("The unit: what passes between two layers, per sample. The hidden tensors have c d_s = s d_c = 4 u",
+                 filled("u = s c = {} x {}", {m.sequence_length, m.width}), unit);
+  working.derive("Textbook, every operation's output kept: 22 u per sample and layer (the table lists them)",
+                 filled("{} u x {} x 4 B x {}", {kept(Accounting::Textbook) / unit, unit, kExamBatch}),
+                 layer_samples * kept(Accounting::Textbook), Unit::Bytes);
+  working.derive("... in 24 layers", filled("{} x {}", {m.num_blocks, layer_samples * kept(Accounting::Textbook)}),
+                 exam_bytes(Accounting::Textbook), Unit::Bytes);
+  working.derive("... in MiB", filled("{} / 2^20", {exam_bytes(Accounting::Textbook)}),
+                 exam_bytes(Accounting::Textbook) / (1 << 20));
+  working.derive("Autograd, what the operations need for their gradients: 20 u + 4 s per sample and layer",
+                 filled("(20 x {} + 4 x {}) x 4 B x {}", {unit, m.sequence_length, kExamBatch}),
+                 layer_samples * kept(Accounting::Autograd), Unit::Bytes);
+  working.derive("... in 24 layers", filled("{} x {}", {m.num_blocks, layer_samples * kept(Accounting::Autograd)}),
+                 exam_bytes(Accounting::Autograd), Unit::Bytes);
+  working.derive("The answer that counts the MLPs' hidden tensors only, 16 u",
+                 filled("{} x {} x 16 u", {m.num_blocks, kExamBatch}), exam_bytes(Accounting::Hidden), Unit::Bytes);
+  DerivedBytes derived{};
+  derived.autograd = working.derive("One sample in one layer, as autograd keeps it",
+                                    filled("(20 x {} + 4 x {}) x 4 B", {unit, m.sequence_length}),
+                                    cost::kFloatBytes * kept(Accounting::Autograd), Unit::Bytes);
+  derived.without_gelu = working.derive(
+      "... without the outputs of GELU (they can be computed again), or with ReLU, which saves its output only, and "
+      "that is the next product's input: 12 u + 4 s",
+      filled("(12 x {} + 4 x {}) x 4 B", {unit, m.sequence_length}), cost::kFloatBytes * kept(Accounting::WithoutGelu),
+      Unit::Bytes);
+  derived.without_both = working.derive("... without those of GELU and LayerNorm: 10 u + 4 s",
+                                        filled("(10 x {} + 4 x {}) x 4 B", {unit, m.sequence_length}),
+                                        cost::kFloatBytes * kept(Accounting::WithoutGeluAndNorm), Unit::Bytes);
+  return derived;
+}
+
+struct KeptBytes {
+  Amount total = 0;
+  std::vector<int64_t> blocks;
+};
+
+// What lives after the forward pass. X is the caller's, but Y lives, which is as large: the next layer's X.
+KeptBytes kept_after(const std::function<Tensor(const Tensor&)>& forward, int64_t batch) {
+  const Tensor x = drawn({batch, 128, 1024}, "1b.x").requires_grad_();
+  const ByteMeter meter;
+  const Tensor y = forward(x);
+  return {static_cast<Amount>(meter.live()), meter.blocks()};
+}
+
+// The sizes that autograd's column of the table promises for one sample, Y in the place of X. A statistic of each norm
+// is a tensor of its own.
+std::vector<int64_t> promised_blocks() {
+  std::vector<int64_t> sizes;
+  for (const cost::Intermediate& tensor : cost::mixer_block_intermediates(kExamMixer)) {
+    if (tensor.saved_by.empty()) continue;
+    const bool statistics = tensor.part == cost::Intermediate::Part::Statistics;
+    for (int i = 0; i < (statistics ? 2 : 1); ++i)
+      sizes.push_back(static_cast<int64_t>(tensor.elements * cost::kFloatBytes) / (statistics ? 2 : 1));
+  }
+  std::sort(sizes.begin(), sizes.end());
+  return sizes;
+}
+
+void measure_bytes(Working& working, const DerivedBytes& derived) {
+  nn::MixerBlock block = make_block(kExamMixer, "1b");
+  const auto plain = [&](const Tensor& x) { return plain_block(x, *block); };
+  const auto under = [&](nn::Recompute policy) {
+    return [&block, policy](const Tensor& x) {
+      return nn::run_layers(x, 1, {policy}, [&](int64_t, const Tensor& in) { return block->forward(in); });
+    };
+  };
+  for (const int64_t batch : {1, 2})
+    working.claim_equal("LibTorch's operators, " + std::to_string(batch) + (batch == 1 ? " sample" : " samples") +
+                            ": the bytes that the forward pass leaves",
+                        static_cast<Amount>(batch) * derived.autograd, kept_after(plain, batch).total, Unit::Bytes);
+  const auto blocks = kept_after(plain, 1).blocks;
+  working.claim("... and they are the tensors of the table's autograd column, size by size",
+                std::to_string(promised_blocks().size()) + " tensors", std::to_string(blocks.size()) + " tensors",
+                blocks == promised_blocks());
+  working.claim_equal("Lathe's MixerBlock, policy none, 2 samples", 2 * derived.autograd,
+                      kept_after(under(nn::Recompute::None), 2).total, Unit::Bytes);
+  working.claim_equal(
+      "LibTorch's operators with ReLU for GELU, 2 samples", 2 * derived.without_gelu,
+      kept_after([&](const Tensor& x) { return plain_block(x, *block, PlainActivation::Relu); }, 2).total, Unit::Bytes);
+  working.claim_equal("Lathe's MixerBlock, policy elementwise (GELU and LayerNorm again), 2 samples",
+                      2 * derived.without_both, kept_after(under(nn::Recompute::Elementwise), 2).total, Unit::Bytes);
+}
+
+Answer answer_mixer_memory(const Settings& settings) {
+  Working working(settings);
+  const DerivedBytes derived = derive_bytes(working);
+  working.answer.tables = {tensors_of_a_block(), less_memory()};
+  measure_bytes(working, derived);
+  return std::move(working.answer);
+}
+
+}  // namespace
+
+extern const Question kQuestion1b;
+const Question kQuestion1b = {"1b", "Activations of a Mixer's forward pass",
+                              "The same Mixer and batch, in float32 and without checkpointing: how much memory do the "
+                              "activations of one forward pass take that the backward pass will need?",
+                              answer_mixer_memory};
+
+}  // namespace lathe::app::practice

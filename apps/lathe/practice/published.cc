@@ -1,0 +1,45 @@
+#include "practice/published.h"
+
+#include "lathe/arch/arch.h"
+#include "lathe/base/json.h"
+#include "practice/working.h"
+
+namespace lathe::app::practice {
+namespace {
+
+PublishedModel published(const char* config) {
+  const Json json = parse_json(config, "config.json");
+  const arch::Arch arch = arch::read_arch_mapping(JsonObject(json, "config.json"), arch::Families::Planned).arch;
+  return {std::get<arch::DecoderArch>(arch), cost::count_parameters(arch)};
+}
+
+}  // namespace
+
+cost::Amount PublishedModel::of_kind(const std::string& kind) const {
+  for (const auto& [name, parameters] : count.kinds) {
+    if (name == kind) return parameters;
+  }
+  return 0;
+}
+
+std::string PublishedModel::kinds_text() const {
+  std::string text;
+  for (const auto& [name, parameters] : count.kinds)
+    text += (text.empty() ? "" : " + ") + name + " " + amount_text(parameters);
+  return text;
+}
+
+PublishedModel mixtral_8x7b() {
+  return published(
+      R"({"model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+          "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+          "num_experts_per_tok": 2})");
+}
+
+PublishedModel llama_2_7b() {
+  return published(
+      R"({"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+          "num_hidden_layers": 32, "num_attention_heads": 32})");
+}
+
+}  // namespace lathe::app::practice

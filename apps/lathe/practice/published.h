@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+
+#include "lathe/arch/decoder.h"
+#include "lathe/cost/parameters.h"
+
+namespace lathe::app::practice {
+
+/// A published decoder, from the sizes in its config.json, counted as the planner counts it.
+struct PublishedModel {
+  arch::DecoderArch arch;
+  cost::ParameterCount count;
+
+  /// Of one kind: "attention", "experts", ...
+  cost::Amount of_kind(const std::string& kind) const;
+  /// "attention 1,342,177,280 + experts ...".
+  std::string kinds_text() const;
+};
+PublishedModel mixtral_8x7b();
+PublishedModel llama_2_7b();
+
+}  // namespace lathe::app::practice
