@@ -152,11 +152,14 @@ void load_weights(torch::nn::Module& model, const arch::CheckpointMatch& match, 
     if (is_adapter_parameter(entry.key())) continue;
     const std::string name = checkpoint_name(entry.key());
     const arch::CheckpointMatch::Item& item = item_of(items, name);
+    // Matrices and experts; a stem's convolution stays as it computes.
+    const bool matrix = parameter.dim() == 2 || parameter.dim() == 3;
+    const bool frozen_matrix = matrix && !parameter.requires_grad() && !stays_float(name);
     if (item.tensor == nullptr) {
       initialise(parameter, item.parameter.initial, seed, name);
+      if (frozen_matrix) parameter.set_data(parameter.to(precision.storage));
       continue;
     }
-    const bool frozen_matrix = parameter.dim() >= 2 && !parameter.requires_grad() && !stays_float(name);
     const at::Tensor stored =
         item.four_bit != nullptr ? stored_layer(*item.four_bit, files)->dense_weight() : files.tensor(*item.tensor);
     const at::Tensor tensor = stored.to(frozen_matrix ? precision.storage : at::kFloat);

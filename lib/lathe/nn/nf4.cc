@@ -211,6 +211,7 @@ void NF4LinearImpl::few_rows(const Tensor& x, Tensor out) const {
   auto* data = result.data_ptr<float>();
   const int64_t stride = result.stride(0), num_x = x.size(0);
   const quant::Packed packed = view();
+  count_flops(2 * num_x * in_features() * out_features());
   at::parallel_for(0, out_features(), 32, [&](int64_t begin, int64_t end) {
     quant::multiply_rows(packed, in_features(), rounded, begin, end, input.const_data_ptr<float>(), num_x, data + begin,
                          stride);
