@@ -70,6 +70,8 @@ std::string plan_text(const cost::Plan& plan, std::optional<double> seconds, int
   text += row("activations", bytes_text(memory.activations), "kept from forward to backward");
   text += row("logits", bytes_text(memory.logits));
   text += row("peak", bytes_text(memory.peak), "in " + memory.peak_phase + "; the process's own base comes on top");
+  for (const auto& [part, amount] : memory.at_peak)
+    if (amount > 0) text += row("  " + part, bytes_text(amount), part == "activations" ? "with temporaries" : "");
   const bool fits = memory.peak <= static_cast<double>(available_bytes);
   text += row("available", bytes_text(static_cast<double>(available_bytes)), fits ? "fits" : "does not fit");
   if (!plan.assumes.empty()) text += "  not trained by Lathe yet; the plan assumes " + plan.assumes + "\n";

@@ -30,6 +30,8 @@ int run_measured_plan(const CommandLine& line) {
   const recipe::Recipe settled = cost::settle(given, resolved, available);
   const cost::Plan plan = cost::require_fit(settled, resolved, available);
   const train::MeasuredStep measured = train::measure_step(settled);
+  // Where there are experts: the plan for the loads that they had.
+  const cost::Plan informed = cost::make_plan(settled, resolved, measured.fullest);
   const std::optional<double> seconds = cost::estimate_seconds(plan, cost::measured_speed());
   if (line.json) {
     Json json = cost::to_json(plan, seconds);
@@ -39,7 +41,9 @@ int run_measured_plan(const CommandLine& line) {
                         {"activations", measured.activation_bytes},
                         {"peak_rss", measured.peak_rss_bytes},
                         {"process_base", measured.start_rss_bytes},
-                        {"seconds_per_step", measured.seconds}};
+                        {"flops_per_step", measured.flops},
+                        {"seconds_per_step", measured.seconds},
+                        {"peak_planned_for_loads", cost::whole(informed.memory.peak)}};
     print_result(json.dump() + "\n");
     return 0;
   }
@@ -47,16 +51,21 @@ int run_measured_plan(const CommandLine& line) {
   text += "\nmeasured by one real step    planned    measured    error\n";
   text += comparison("activations", plan.memory.activations, static_cast<double>(measured.activation_bytes));
   text += comparison("peak", plan.memory.peak, static_cast<double>(measured.peak_bytes));
+  if (!measured.fullest.empty())
+    text += comparison("for these loads", informed.memory.peak, static_cast<double>(measured.peak_bytes));
   text += comparison("resident", plan.memory.peak + static_cast<double>(measured.start_rss_bytes),
                      static_cast<double>(measured.peak_rss_bytes));
-  std::array<char, 96> times{};
+  std::array<char, 96> operations{}, times{};
+  std::snprintf(operations.data(), operations.size(), "  %-16s%12.6g%12.6g%+9.2f %%\n", "FLOP", plan.flops.total(),
+                static_cast<double>(measured.flops),
+                100 * (plan.flops.total() / static_cast<double>(measured.flops) - 1));
   if (seconds) {
     std::snprintf(times.data(), times.size(), "  %-16s%10.3g s%10.3g s%+9.2f %%\n", "time", *seconds, measured.seconds,
                   100 * (*seconds / measured.seconds - 1));
   } else {
     std::snprintf(times.data(), times.size(), "  %-16s%12s%10.3g s\n", "time", "unknown", measured.seconds);
   }
-  print_result(text + times.data());
+  print_result(text + operations.data() + times.data());
   return 0;
 }
 

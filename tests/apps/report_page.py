@@ -47,7 +47,9 @@ class ReportPageTest(unittest.TestCase):
         with open(os.path.join(path, "recipe.yaml"), "w", encoding="utf-8") as file:
             file.write(f"optimizer:\n  lr: {1 / steps}\n")
         with open(os.path.join(path, "run.json"), "w", encoding="utf-8") as file:
-            json.dump({"environment": {"threads": "2"}, "planned": {"peak_bytes": 460_000_000}, "measured": {"peak_bytes": 455_000_000},
+            json.dump({"environment": {"threads": "2"}, "planned": {"peak_bytes": 460_000_000},
+                       "planned_peak": {"weights_bytes": 100_000_000, "optimizer_bytes": 60_000_000, "gradients_bytes": 30_000_000, "activations_bytes": 270_000_000},
+                       "measured": {"peak_bytes": 455_000_000},
                        "adapter_norms": {f"layer.{i}.query": 0.1 * i for i in range(6)}}, file)
         with open(os.path.join(path, "evaluation.json"), "w", encoding="utf-8") as file:
             json.dump(self.evaluation(steps), file)
@@ -82,8 +84,19 @@ class ReportPageTest(unittest.TestCase):
             sizes = re.findall(r'<canvas width="(\d+)" height="(\d+)"', content)
             self.assertEqual(len(sizes), 1, name)
             self.assertTrue(100 < int(sizes[0][0]) <= width and int(sizes[0][1]) > 100, f"{name}: {sizes}")
+        memory = re.findall(r'<svg class="stack".*?</svg>', dom)
+        self.assertEqual([bar.count("<rect") for bar in memory], [4, 1] * (len(memory) // 2))
         self.assertNotIn("<b>second", dom)
         return dom
+
+    def test_the_planned_memory_is_a_bar_as_wide_as_its_figure(self):
+        page, picture = self.report(self.first), os.path.join(self.folder, "page.png")
+        _, console = self.browse(page, "--screenshot=" + picture, "--window-size=1280,5200", LIGHT)
+        self.assertEqual(console, [])
+        widest = lambda colour: max(row.count(colour) for row in pixels(picture))
+        optimizer, gradients = widest((0xD1, 0x58, 0x0A)), widest((0x12, 0x82, 0x62))
+        self.assertGreater(gradients, 20)
+        self.assertAlmostEqual(optimizer / gradients, 60 / 30, delta=0.1)
 
     def test_every_chart_is_drawn_wide_and_narrow_light_and_dark(self):
         for page in (self.report(self.first), self.report(self.first, self.second)):

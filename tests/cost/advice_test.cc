@@ -6,6 +6,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "expect_error.h"
 #include "lathe/cost/time.h"
 #include "temporary_directory.h"
 
@@ -109,6 +110,51 @@ TEST(AbsurdRecipe, KeepsTheDigitsOfASmallStep) {
       {"model.task=causal_lm", kAbsurd, "adapter={type: none}", "model.max_length=3", "training.batch_size=1"});
   const Amount h = 16777216, L = 4096;
   EXPECT_EQ(absurd.plan.memory.activations, 3 * kFloatBytes * (L * (11 * h + 1024 + 2) + 2 * h + 2));
+}
+
+// A dense model of 10^12 weights, counted to the last one.
+TEST(AbsurdRecipe, CountsATrillionWeights) {
+  const Planned trillion(
+      {"model.task=causal_lm", "adapter.target_modules=all-linear", "quant.type=nf4", "training.batch_size=1",
+       "model.arch={model_type: llama, vocab_size: 128000, hidden_size: 32768, intermediate_size: 90112, "
+       "num_hidden_layers: 76, num_attention_heads: 256, num_key_value_heads: 32}"});
+  const Amount h = 32768, layer = 2.25 * h * h + 3 * h * 90112 + 2 * h;
+  EXPECT_EQ(trillion.plan.parameters.base, 76 * layer + 2 * 128000 * h + h);
+  EXPECT_GT(trillion.plan.parameters.base, 8.6e11);
+  const Amount matrices = 76 * (layer - 2 * h), others = 2 * 128000 * h + (2 * 76 + 1) * h;
+  EXPECT_EQ(trillion.plan.memory.weights,
+            0.5625 * matrices + 76 * 7 * 64 + (others + trillion.plan.parameters.adapter) * kFloatBytes);
+}
+
+TEST(AbsurdRecipe, IsRefusedByALineWhereItHasNoMeaning) {
+  const auto refusal = [](const char* override_text) {
+    return testing::error_text(ErrorKind::Config, [&] { Planned({override_text}); });
+  };
+  EXPECT_THAT(refusal("adapter.rank=0"),
+              ::testing::HasSubstr("adapter.rank: expected an integer in [1, 65536], got 0"));
+  EXPECT_THAT(refusal("adapter.rank=1000000000000"), ::testing::HasSubstr("adapter.rank: expected an integer"));
+  EXPECT_THAT(refusal("model.max_length=-7"),
+              ::testing::HasSubstr("model.max_length: expected an integer >= 3, got -7"));
+  EXPECT_THAT(refusal("training.batch_size=99999999999999999999"),
+              ::testing::HasSubstr("training.batch_size: expected"));
+  EXPECT_THAT(refusal("training.gradient_accumulation_steps=-1"), ::testing::HasSubstr("gradient_accumulation_steps"));
+  EXPECT_THAT(refusal("model.arch.hidden_size=1000000000"),
+              ::testing::HasSubstr("hidden_size: expected an integer from 1 to 16777216, got 1000000000"));
+  EXPECT_THAT(refusal("model.arch.num_hidden_layers=1000000000"),
+              ::testing::HasSubstr("num_hidden_layers: expected an integer from 1 to 4096, got 1000000000"));
+}
+
+// 1344 divisors and 63 policies for each are searched by halving.
+TEST(AbsurdRecipe, IsSettledInBoundedTime) {
+  const recipe::Recipe open =
+      recipe::parse(kAdvised, "recipe.yaml", "/base",
+                    {"~training.batch_size", "training.batch_size=auto", "training.global_batch_size=735134400",
+                     "model.arch.num_hidden_layers=64", "training.activation_checkpointing={budget: 1 TB}"});
+  const recipe::ResolvedModel model = recipe::resolve_model(open);
+  const auto start = std::chrono::steady_clock::now();
+  const recipe::Recipe settled = settle(open, model, int64_t{1} << 40);
+  EXPECT_LE(make_plan(settled, model).memory.peak, 1e12);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));  // sanitizers; without them below 5
 }
 
 TEST(EstimateSeconds, AddsProductsAndMemory) {

@@ -75,14 +75,15 @@ class MeasureStepTest : public ::testing::TestWithParam<PlannedCase> {
 // What nobody tuned the ledger for: it follows the modules, and allocations are exact up to small tensors.
 TEST_P(MeasureStepTest, TakesWhatThePlanForetells) {
   const recipe::Recipe recipe = make_recipe();
-  const cost::Plan plan = cost::make_plan(recipe, recipe::resolve_model(recipe));
   const MeasuredStep measured = measure_step(recipe);
+  const cost::Plan plan = cost::make_plan(recipe, recipe::resolve_model(recipe), measured.fullest);
   const double peak = plan.memory.peak / static_cast<double>(measured.peak_bytes) - 1;
   const double activations = plan.memory.activations / static_cast<double>(measured.activation_bytes) - 1;
   std::printf("%-28s peak %10.0f planned %10ld measured %+.2f %%   activations %+.2f %%\n", GetParam().name,
               plan.memory.peak, static_cast<long>(measured.peak_bytes), 100 * peak, 100 * activations);
   EXPECT_LT(std::abs(peak), 0.05);
   EXPECT_LT(std::abs(activations), 0.05);
+  EXPECT_EQ(plan.flops.total(), static_cast<double>(measured.flops));
 }
 
 std::vector<PlannedCase> cases() {

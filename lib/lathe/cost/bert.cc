@@ -22,24 +22,24 @@ class BertLayerCost {
                        x.needs_gradient() || key->trains || key->rank > 0};
     if (index + 1 < arch_.num_hidden_layers) {
       Value qkv = joint_forward(ledger_, x, {self("query"), key, self("value")});
-      return finish(path, attention(ledger_, {&qkv}, cost), x);
+      return finish(path, index, attention(ledger_, {&qkv}, cost), x);
     }
     cost.query_length = 1;
     const Value kv = joint_forward(ledger_, x, {key, self("value")});
     const Value first = select_rows(ledger_, x, batch_.num_samples);
     const Value q = linear(ledger_, first, *self("query"));
-    return finish(path, attention(ledger_, {&q, &kv}, cost), first);
+    return finish(path, index, attention(ledger_, {&q, &kv}, cost), first);
   }
 
  private:
-  Value finish(const std::string& path, const Value& context, const Value& residual) const {
+  Value finish(const std::string& path, int64_t index, const Value& context, const Value& residual) const {
     const bool dropout = training_ && arch_.hidden_dropout > 0;
     const Value attended = linear_residual_norm(ledger_, context, model_.linear(path + ".attention.output.dense"),
                                                 residual, model_.module(path + ".attention.output.LayerNorm"), dropout);
     const ModuleCost norm = model_.module(path + ".output.LayerNorm");
     if (arch_.experts) {
       const Value mixed =
-          experts(ledger_, attended, model_.experts(path + ".moe", arch_.hidden_size, arch_.intermediate_size));
+          experts(ledger_, attended, model_.experts(path + ".moe", index, arch_.hidden_size, arch_.intermediate_size));
       const Value dropped = cost::dropout(ledger_, mixed, dropout);
       Value sum = ledger_.tensor(dropped.rows, dropped.columns);
       ledger_.record(sum, {&dropped, &attended}, false, [](const Buffer& grad) {

@@ -1,10 +1,12 @@
+#include <algorithm>
+#include <cmath>
+
 #include "lathe/cost/ops.h"
 
 namespace lathe::cost {
 namespace {
 
 constexpr Amount kIndexBytes = 8, kDoubleBytes = 8;
-constexpr Amount kFullest = 1.5;  // the fullest expert's load over the mean, as new routers spread it
 
 // One pass over the assignments through a matrix of `columns` on the side of the hidden features.
 Amount product(const ExpertsCost& cost, Amount assignments, Amount columns) {
@@ -27,7 +29,7 @@ void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
   const auto add = [&](const char* name, Amount elements) {
     ledger.add_gradient(cost.path + "." + name, elements * kFloatBytes);
   };
-  add("gate.weight", E * D);
+  add("gate.weight", cost.router_matrices * E * D);
   add("experts.up_proj", E * cost.up_features() * D);
   add("experts.down_proj", E * D * F);
   if (cost.gated) return;
@@ -39,8 +41,10 @@ void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
 
 Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
   const Amount D = cost.in_features, F = cost.hidden_features, E = cost.num_experts;
-  const Amount assignments = x.rows * cost.top_k, of_expert = kFullest * assignments / E;
-  const Amount routing = 2 * x.rows * D * E;
+  const Amount share = x.rows * cost.top_k / E, mean = cost.whole_shares ? std::min(x.rows, std::ceil(share)) : share;
+  const Amount assignments = mean * E;
+  const Amount of_expert = std::min(x.rows, cost.fullest * mean);  // a token comes to an expert once
+  const Amount routing = cost.router_matrices * 2 * x.rows * D * E;
   ledger.count(Part::Linear, routing + products(cost, assignments));
   // Logits, scores and their logarithms in float64; tokens, experts and gates of the assignments, sorted and not.
   const Buffer router = ledger.allocate(x.rows * E * (2 * kFloatBytes + kDoubleBytes) +

@@ -10,6 +10,7 @@ Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(b
   if (ledger_.live_ <= ledger_.peak_) return;
   ledger_.peak_ = ledger_.live_;
   ledger_.peak_phase_ = ledger_.phase_;
+  ledger_.peak_gradients_ = ledger_.gradient_bytes_;
 }
 
 Allocation::~Allocation() { ledger_.live_ -= bytes_; }
@@ -40,7 +41,7 @@ void Ledger::record(Value& output, const std::vector<const Value*>& inputs, bool
 
 void Ledger::add_gradient(const std::string& parameter, Amount bytes) {
   Buffer grad = allocate(bytes);
-  gradients_.try_emplace(parameter, std::move(grad));
+  if (gradients_.try_emplace(parameter, std::move(grad)).second) gradient_bytes_ += bytes;
 }
 
 void Ledger::backward(const Value& output, Buffer grad) {
@@ -98,12 +99,6 @@ Value Ledger::without_gradient(const std::function<Value()>& fn) {
   Value value = fn();
   gradients_on_ = outer;
   return value;
-}
-
-Amount Ledger::gradient_bytes() const {
-  Amount bytes = 0;
-  for (const auto& [name, grad] : gradients_) bytes += grad->bytes();
-  return bytes;
 }
 
 Amount Ledger::largest_gradient_bytes() const {

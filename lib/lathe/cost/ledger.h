@@ -108,14 +108,19 @@ class Ledger {
   /// The sum of all allocations so far.
   Amount written_bytes() const { return written_; }
   const std::string& peak_phase() const { return peak_phase_; }
-  Amount gradient_bytes() const;
+  /// Of the peak: the gradients of parameters.
+  Amount peak_gradient_bytes() const { return peak_gradients_; }
+  Amount gradient_bytes() const { return gradient_bytes_; }
   Amount largest_gradient_bytes() const;
-  void drop_gradients() { gradients_.clear(); }
+  void drop_gradients() {
+    gradients_.clear();
+    gradient_bytes_ = 0;
+  }
   Amount flops(Pass pass, Part part) const { return flops_[static_cast<size_t>(pass)][static_cast<size_t>(part)]; }
 
  private:
   friend class Allocation;
-  Amount live_ = 0, peak_ = 0, written_ = 0;
+  Amount live_ = 0, peak_ = 0, written_ = 0, gradient_bytes_ = 0, peak_gradients_ = 0;
   std::string phase_, peak_phase_;
   std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
   std::map<std::string, Buffer> gradients_;

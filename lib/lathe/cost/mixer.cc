@@ -100,7 +100,7 @@ std::vector<MixerBlockCost> blocks_of(const TrainedModel& model, const arch::Mix
     block.tokens_fc1 = model.linear(path + ".mlp_tokens.fc1");
     block.tokens_fc2 = model.linear(path + ".mlp_tokens.fc2");
     if (arch.experts) {
-      block.experts = model.experts(path + ".moe", arch.hidden_size, arch.channels_hidden_size);
+      block.experts = model.experts(path + ".moe", index, arch.hidden_size, arch.channels_hidden_size);
     } else {
       block.channels_fc1 = model.linear(path + ".mlp_channels.fc1");
       block.channels_fc2 = model.linear(path + ".mlp_channels.fc2");

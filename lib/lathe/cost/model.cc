@@ -1,6 +1,7 @@
 #include "lathe/cost/model.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "lathe/arch/checkpoint.h"
 #include "lathe/cost/parameters.h"
@@ -17,11 +18,13 @@ Storage storage_of(recipe::StorageType type) {
 
 }  // namespace
 
-TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved)
+TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+                           std::vector<Amount> fullest)
     : arch_(resolved.config.arch),
       num_labels_(std::max<int64_t>(2, static_cast<int64_t>(resolved.labels.size()))),
       all_train_(!resolved.adapter),
-      quant_(recipe.quant) {
+      quant_(recipe.quant),
+      fullest_(std::move(fullest)) {
   const arch::CheckpointMatch match = resolved.match(num_labels_);
   const recipe::Precision precision =
       recipe::resolve_precision(resolved.stored_dtype(recipe.model.dtype), recipe.model.compute, match);
@@ -49,10 +52,11 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
     linear.adapter_dropout = resolved.adapter->lora_dropout > 0;
     adapter_ += linear.adapter_parameters();
   }
-  add_parameters(match);
+  add_parameters(match, resolved.random);
 }
 
-ExpertsCost TrainedModel::experts(const std::string& path, int64_t in_features, int64_t hidden_features) const {
+ExpertsCost TrainedModel::experts(const std::string& path, int64_t layer, int64_t in_features,
+                                  int64_t hidden_features) const {
   const arch::MlpExperts& shape = *arch::mlp_experts(arch_);
   ExpertsCost cost{path,
                    static_cast<Amount>(shape.num_experts),
@@ -61,6 +65,11 @@ ExpertsCost TrainedModel::experts(const std::string& path, int64_t in_features, 
                    static_cast<Amount>(hidden_features),
                    trains(path)};
   cost.storage = cost.trains ? Storage::Float32 : storage_;
+  using Router = arch::MlpExperts::Router;
+  cost.router_matrices = shape.router == Router::Noisy ? 2 : shape.router == Router::Random ? 0 : 1;
+  cost.whole_shares = shape.router == Router::ExpertChoice;
+  if (cost.whole_shares) cost.fullest = 1;
+  if (static_cast<size_t>(layer) < fullest_.size()) cost.fullest = fullest_[static_cast<size_t>(layer)];
   return cost;
 }
 
@@ -86,9 +95,14 @@ bool TrainedModel::is_quantised(const std::string& path) const {
   return quant_.type != recipe::QuantType::None && !arch::is_within_any(path, quant_.skip_modules);
 }
 
-void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
+void TrainedModel::add_parameters(const arch::CheckpointMatch& match, bool random) {
   trainable_ = adapter_;
   weight_bytes_ = adapter_ * kFloatBytes;
+  struct Loaded {
+    Amount bytes, drawn;
+  };
+  std::vector<Loaded> dense, packed;
+  Amount files = 0;
   for (const arch::CheckpointMatch::Item& item : match.items) {
     const Amount count = num_elements(item.parameter.shape);
     const std::string module = module_of(item.parameter.name);
@@ -97,13 +111,25 @@ void TrainedModel::add_parameters(const arch::CheckpointMatch& match) {
     trainable_ += trained ? count : 0;
     const auto linear = linears_.find(module);
     if (linear != linears_.end() && item.parameter.name.ends_with(".bias")) linear->second.bias = true;
-    const bool matrix = item.parameter.shape.size() >= 2 && !trained;
+    const size_t dimensions = item.parameter.shape.size();
+    const bool matrix = (dimensions == 2 || dimensions == 3) && !trained;  // not a stem's convolution
     // A decoder's experts are matrices of its checkpoint like others.
-    const bool expert = arch::is_causal(arch_) && item.parameter.shape.size() == 3 && is_quantised(module);
+    const bool expert = arch::is_causal(arch_) && dimensions == 3 && is_quantised(module);
     const Storage storage = expert ? Storage::FourBit : linear != linears_.end() ? linear->second.storage : storage_;
-    weight_bytes_ += matrix ? matrix_bytes(item, storage) : count * kFloatBytes;
-    if (trained && item.tensor != nullptr) loading_bytes_ += static_cast<Amount>(item.tensor->info.num_bytes());
+    const Amount bytes = matrix ? matrix_bytes(item, storage) : count * kFloatBytes;
+    weight_bytes_ += bytes;
+    if (trained && item.tensor != nullptr) files += static_cast<Amount>(item.tensor->info.num_bytes());
+    (matrix && storage == Storage::FourBit ? packed : dense)
+        .push_back({bytes, random && bytes < count * kFloatBytes ? count * kFloatBytes : 0});
   }
+  // In the order of loading: what is drawn in float32 and stored in less lives twice; four bits come last.
+  Amount loaded = adapter_ * kFloatBytes;
+  dense.insert(dense.end(), packed.begin(), packed.end());
+  for (const auto& [bytes, drawn] : dense) {
+    loaded += bytes;
+    loading_peak_bytes_ = std::max(loading_peak_bytes_, loaded + drawn);
+  }
+  loading_peak_bytes_ = std::max(loading_peak_bytes_, weight_bytes_ + files);
 }
 
 // Of a matrix that does not train.

@@ -20,14 +20,15 @@ struct Batch {
 /// A recipe's model as a training step sees it: which layers are adapted, what trains, how matrices are kept.
 class TrainedModel {
  public:
-  TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved);
+  /// `fullest`: as make_plan() takes it.
+  TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<Amount> fullest = {});
 
   const arch::Arch& arch() const { return arch_; }
   int64_t num_labels() const { return num_labels_; }
   const LinearCost& linear(const std::string& path) const { return linears_.at(path); }
   ModuleCost module(const std::string& path) const { return {path, trains(path)}; }
-  /// Of the experts at `path`, which the arch has.
-  ExpertsCost experts(const std::string& path, int64_t in_features, int64_t hidden_features) const;
+  /// Of the experts at `path`, which the arch has in this layer.
+  ExpertsCost experts(const std::string& path, int64_t layer, int64_t in_features, int64_t hidden_features) const;
   /// Of a decoder's block at `path`.
   ExpertsCost experts(const std::string& path, const arch::MoEArch& shape) const;
   Storage storage() const { return storage_; }
@@ -36,25 +37,26 @@ class TrainedModel {
   Amount base_parameters() const { return base_; }
   Amount adapter_parameters() const { return adapter_; }
   Amount trainable_parameters() const { return trainable_; }
-  /// What the parameters occupy, mapped or allocated; what loading needs beside them.
+  /// What the parameters occupy, mapped or allocated; what lives at most while they are loaded or drawn.
   Amount weight_bytes() const { return weight_bytes_; }
-  Amount loading_bytes() const { return loading_bytes_; }
+  Amount loading_peak_bytes() const { return loading_peak_bytes_; }
 
  private:
   bool trains(const std::string& path) const;
   bool is_quantised(const std::string& path) const;
   Amount matrix_bytes(const arch::CheckpointMatch::Item& item, Storage storage) const;
-  void add_parameters(const arch::CheckpointMatch& match);
+  void add_parameters(const arch::CheckpointMatch& match, bool random);
 
   arch::Arch arch_;
   int64_t num_labels_;
   Storage storage_, compute_;
   bool all_train_;
   recipe::Quant quant_;
+  std::vector<Amount> fullest_;
   std::vector<std::string> saved_modules_;
   std::map<std::string, Amount> stored_;  // bytes of the checkpoint's weights in four bits, by module
   std::map<std::string, LinearCost> linears_;
-  Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_bytes_ = 0;
+  Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_peak_bytes_ = 0;
 };
 
 /// The forward pass of the family's classifier: logits [num_samples, num_labels]; of a decoder: the loss of each token.

@@ -83,13 +83,18 @@ struct AttentionCost {
 /// nn::self_attention and nn::cross_attention: `inputs` is qkv, or q and kv.
 Value attention(Ledger& ledger, const std::vector<const Value*>& inputs, const AttentionCost& cost);
 
-/// The experts that stand for an MLP, evenly loaded.
+/// As new routers that choose by scores usually spread tokens.
+inline constexpr Amount kUsualFullest = 1.5;
+/// The experts that stand for an MLP.
 struct ExpertsCost {
   std::string path;
   Amount num_experts = 0, top_k = 0, in_features = 0, hidden_features = 0;
   bool trains = false;
   Storage storage = Storage::Float32;
-  bool gated = false;  ///< SwiGLU without biases, as in decoders; else GELU with biases
+  Amount router_matrices = 1;      ///< two with noise, none at random
+  Amount fullest = kUsualFullest;  ///< the fullest expert's load over the mean
+  bool whole_shares = false;       ///< the experts choose, each as many tokens: a part of one counts as one
+  bool gated = false;              ///< SwiGLU without biases, as in decoders; else GELU with biases
 
   /// Columns of the first product.
   Amount up_features() const { return (gated ? 2 : 1) * hidden_features; }

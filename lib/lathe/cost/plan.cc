@@ -1,8 +1,6 @@
 #include "lathe/cost/plan.h"
 
 #include <algorithm>
-#include <cmath>
-#include <filesystem>
 #include <functional>
 #include <utility>
 
@@ -21,8 +19,8 @@ constexpr const char* kDecoderKernels =
 // One optimizer step followed through a ledger.
 class StepPlanner {
  public:
-  StepPlanner(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved)
-      : recipe_(recipe), model_(recipe, resolved) {
+  StepPlanner(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<Amount> fullest)
+      : recipe_(recipe), model_(recipe, resolved, std::move(fullest)) {
     plan_.batch_size = recipe.training.batch_size.samples.value_or(1);
     plan_.gradient_accumulation_steps = recipe.training.gradient_accumulation_steps;
     plan_.max_length = resolved.max_length;
@@ -40,8 +38,7 @@ class StepPlanner {
     plan_.memory.optimizer = optimizer_bytes();
     plan_.memory.checkpoint = checkpoint_bytes();
     plan_.memory.logits = logits_bytes(model_, batch_);
-    micro_batch();
-    plan_.memory.activations = activations_;
+    plan_.memory.activations = micro_batch();
     plan_.moved_bytes = 2 * ledger_.written_bytes() * static_cast<Amount>(plan_.gradient_accumulation_steps);
     // The optimizer reads weights, gradients and state, and writes weights and state.
     plan_.moved_bytes += 3 * model_.trainable_parameters() * kFloatBytes + 2 * plan_.memory.optimizer;
@@ -49,18 +46,28 @@ class StepPlanner {
     if (plan_.gradient_accumulation_steps > 1) micro_batch();  // gradients are there from the first
     update();
     if (!recipe_.data.eval.empty() || recipe_.data.eval_fraction > 0) evaluate();
-    // What stays is not in the ledger, so that a small step beside huge weights keeps its digits.
-    const Amount loading = plan_.memory.weights + model_.loading_bytes();
-    plan_.memory.peak = plan_.memory.weights + plan_.memory.optimizer + plan_.memory.checkpoint + ledger_.peak_bytes();
-    plan_.memory.peak_phase = ledger_.peak_phase();
-    if (loading > plan_.memory.peak) {
-      plan_.memory.peak = loading;
-      plan_.memory.peak_phase = "loading";
-    }
+    find_peak();
     return std::move(plan_);
   }
 
  private:
+  // What stays is not in the ledger, so that a small step beside huge weights keeps its digits.
+  void find_peak() {
+    Plan::Memory& memory = plan_.memory;
+    const Amount loading = model_.loading_peak_bytes(), gradients = ledger_.peak_gradient_bytes();
+    memory.peak = memory.weights + memory.optimizer + memory.checkpoint + ledger_.peak_bytes();
+    memory.peak_phase = ledger_.peak_phase();
+    memory.at_peak = {{"weights", memory.weights},
+                      {"optimizer", memory.optimizer},
+                      {"checkpoint", memory.checkpoint},
+                      {"gradients", gradients},
+                      {"activations", ledger_.peak_bytes() - gradients}};
+    if (loading <= memory.peak) return;
+    memory.peak = loading;
+    memory.peak_phase = "loading";
+    memory.at_peak = {{"loading", loading}};
+  }
+
   Amount optimizer_bytes() const {
     const recipe::Optimizer& optimizer = recipe_.optimizer;
     const bool sgd = optimizer.type == recipe::OptimizerType::Sgd;
@@ -74,7 +81,8 @@ class StepPlanner {
     return between ? model_.trainable_parameters() * kFloatBytes + plan_.memory.optimizer : 0;
   }
 
-  void micro_batch() {
+  // Returns what is kept from the forward pass to the backward pass.
+  Amount micro_batch() {
     const Amount gradients = ledger_.gradient_bytes(), before = ledger_.live_bytes();
     ledger_.enter("forward");
     Value output;
@@ -82,9 +90,10 @@ class StepPlanner {
       const Buffer ids = ledger_.allocate(3 * batch_.rows() * kIndexBytes);
       output = forward(ledger_, model_, batch_, /*training=*/true, plan_.checkpointing);
     }
-    activations_ = ledger_.live_bytes() - before - (ledger_.gradient_bytes() - gradients);
+    const Amount kept = ledger_.live_bytes() - before - (ledger_.gradient_bytes() - gradients);
     ledger_.enter("backward");
     backward(ledger_, model_, output);
+    return kept;
   }
 
   void count_flops(int64_t from_batches, int64_t to_batches) {
@@ -130,7 +139,6 @@ class StepPlanner {
   Batch batch_;
   Plan plan_;
   Ledger ledger_;
-  Amount activations_ = 0;  ///< of the last micro-batch
 };
 
 Error too_large(Diagnostic place, const std::string& what, const Plan& plan, int64_t available, std::string hint) {
@@ -192,8 +200,8 @@ std::vector<int64_t> divisors(int64_t number) {
 
 }  // namespace
 
-Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved) {
-  return StepPlanner(recipe, resolved).run();
+Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<Amount> fullest) {
+  return StepPlanner(recipe, resolved, std::move(fullest)).run();
 }
 
 recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes) {
@@ -254,7 +262,8 @@ Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& reso
 
 Json to_json(const Plan& plan, std::optional<double> seconds) {
   const Plan::Memory& memory = plan.memory;
-  Json kinds = Json::object();
+  Json kinds = Json::object(), at_peak = Json::object();
+  for (const auto& [part, bytes] : memory.at_peak) at_peak[part] = whole(bytes);
   for (const auto& [kind, count] : plan.parameters.kinds) kinds[kind] = whole(count);
   return {{"parameters",
            {{"base", whole(plan.parameters.base)},
@@ -280,6 +289,7 @@ Json to_json(const Plan& plan, std::optional<double> seconds) {
             {"logits", whole(memory.logits)},
             {"peak", whole(memory.peak)}}},
           {"peak_phase", memory.peak_phase},
+          {"at_peak", std::move(at_peak)},
           {"assumes", plan.assumes},
           {"batch_size", plan.batch_size},
           {"gradient_accumulation_steps", plan.gradient_accumulation_steps},

@@ -38,9 +38,9 @@ struct Plan {
     Amount logits = 0;
     Amount peak = 0;
     std::string peak_phase;  ///< loading, forward, backward, optimizer, evaluation
-    Amount temporaries() const {
-      return peak - weights - gradients - optimizer - checkpoint - activations;  ///< below 0 where not all are live
-    }
+    /// What is live at the peak: weights, optimizer, checkpoint, gradients, and activations with temporaries; or what
+    /// loading holds. They add up to it.
+    std::vector<std::pair<std::string, Amount>> at_peak{};
   } memory;
 
   int64_t batch_size = 0, gradient_accumulation_steps = 0, max_length = 0, threads = 0;  ///< threads 0: all
@@ -49,8 +49,9 @@ struct Plan {
   Amount moved_bytes = 0;  ///< of an optimizer step: what it writes, and what it reads of that once
 };
 
-/// The plan of a recipe without open choices (see settle()).
-Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved);
+/// The plan of a recipe without open choices (see settle()). `fullest`: where it is known, the load of each layer's
+/// fullest expert over the mean; no plan knows beforehand how routers will spread the tokens.
+Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<Amount> fullest = {});
 
 /// The recipe with its open choices made: batch_size auto becomes the largest divisor of global_batch_size whose plan
 /// fits into `available_bytes`; activation_checkpointing {budget} becomes the policy that recomputes least and keeps

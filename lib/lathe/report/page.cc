@@ -6,6 +6,7 @@
 #include "lathe/report/document.h"
 #include "lathe/report/evaluation.h"
 #include "lathe/report/experts.h"
+#include "lathe/report/memory.h"
 #include "lathe/report/tables.h"
 
 namespace lathe::report {
@@ -22,8 +23,8 @@ std::string render_page(const std::vector<Run>& runs) {
   page.charts = make_charts(runs);
   page.without_charts = "No step has been recorded yet.";
   page.pictures = std::any_of(runs.begin(), runs.end(), [](const Run& run) { return run.evaluation.has_value(); });
-  page.after = experts_section(runs) + evaluation_section(runs) + norms_section(runs) + recipe_section(runs) +
-               details_section(runs);
+  page.after = experts_section(runs) + evaluation_section(runs) + memory_section(runs) + norms_section(runs) +
+               recipe_section(runs) + details_section(runs);
   return render_document(page);
 }
 

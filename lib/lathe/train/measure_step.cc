@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "lathe/nn/modules.h"
 #include "lathe/train/classifier.h"
 #include "lathe/train/memory_meter.h"
+#include "lathe/train/profiler.h"
 #include "lathe/train/step.h"
 
 namespace lathe::train {
@@ -37,7 +39,8 @@ class WorstCaseTask : public Task {
     const int64_t before = MemoryMeter::live_bytes();
     const Tensor logits = arch::sees_images(resolved_.config.arch) ? classifier_.images().forward(pixels(count), pass)
                                                                    : classifier_.texts().forward(tokens(count), pass);
-    activation_bytes = MemoryMeter::live_bytes() - before;
+    // At most: what an earlier micro-batch left for its balance loss goes meanwhile.
+    activation_bytes = std::max(activation_bytes, MemoryMeter::live_bytes() - before);
     return {nn::cross_entropy_sum(logits, at::zeros({count}, at::kLong)), count * resolved_.max_length};
   }
   Json describe(const std::vector<int64_t>&) const override { return Json::array(); }
@@ -61,13 +64,40 @@ class WorstCaseTask : public Task {
   }
   Tensor pixels(int64_t count) const {
     const auto& mixer = std::get<arch::MixerArch>(resolved_.config.arch);
-    return at::zeros({count, mixer.num_channels, mixer.image_height, mixer.image_width});
+    const int64_t size = mixer.num_channels * mixer.image_height * mixer.image_width;
+    // No two patches alike: routers send equal ones to one expert.
+    return at::arange(count * size, at::kFloat)
+        .mul_(0.37)
+        .sin_()
+        .view({count, mixer.num_channels, mixer.image_height, mixer.image_width});
   }
 
   recipe::ResolvedModel resolved_;
   Classifier classifier_;
   int64_t next_id_ = 0;
 };
+
+void note_loads(const BalanceMetrics& balance, std::vector<double>& fullest) {
+  fullest.resize(balance.load.size());
+  for (size_t layer = 0; layer < fullest.size(); ++layer) {
+    const std::vector<double>& shares = balance.load[layer];
+    const double share = *std::max_element(shares.begin(), shares.end());
+    fullest[layer] = std::max(fullest[layer], share * static_cast<double>(shares.size()));
+  }
+}
+
+// Of the step after the two.
+int64_t counted_flops(Stepper& stepper, const Window& window) {
+  Profiler profiler(1);
+  {
+    const Profiler::Recording recording(profiler, /*step=*/3);
+    StepMetrics metrics;
+    stepper.run(2, window, metrics);
+  }
+  const report::Profile profile = profiler.take();
+  return std::accumulate(profile.events.begin(), profile.events.end(), int64_t{0},
+                         [](int64_t sum, const report::ProfileEvent& event) { return sum + event.flops; });
+}
 
 }  // namespace
 
@@ -80,19 +110,21 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
   MemoryMeter::reset_peak();
   WorstCaseTask task(recipe);
   task.model().train();
-  Stepper stepper(task, recipe, /*num_steps=*/2);
+  Stepper stepper(task, recipe, /*num_steps=*/3);
   const std::vector<int64_t> samples(static_cast<size_t>(recipe.training.batch_size.samples.value_or(1)), 0);
   const Window window(static_cast<size_t>(recipe.training.gradient_accumulation_steps), samples);
   StepMetrics metrics;
   for (int64_t step = 0; step < 2; ++step) {
     metrics = {};
     stepper.run(step, window, metrics);
+    if (metrics.balance) note_loads(*metrics.balance, result.fullest);
   }
   result.peak_bytes = MemoryMeter::peak_bytes() - before + mapped_bytes(task.model());
   result.activation_bytes = task.activation_bytes;
   result.peak_rss_bytes = peak_resident_memory_bytes();
   result.seconds = metrics.seconds;
   result.micro_batch_seconds = metrics.seconds / static_cast<double>(window.size());
+  result.flops = counted_flops(stepper, window);
   return result;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "lathe/recipe/recipe.h"
 
@@ -12,12 +13,15 @@ struct MeasuredStep {
   int64_t activation_bytes = 0;    ///< kept after the forward pass of the last micro-batch
   int64_t peak_rss_bytes = 0;      ///< of the process
   int64_t start_rss_bytes = 0;     ///< of the process before the model was built
+  std::vector<double> fullest{};   ///< of each layer with experts, the load of the fullest over the mean, at most
+  int64_t flops = 0;               ///< of the products of a step: those that LibTorch's operators and own kernels count
   double seconds = 0;              ///< of the second step: the first one warms up
   double micro_batch_seconds = 0;  ///< the same by micro-batches
 };
 
 /// Builds the model of a recipe without open choices and runs two steps on made-up samples, all as long as the recipe
-/// allows: the batch that a plan reckons with. Neither the data nor the run directory is touched.
+/// allows: the batch that a plan reckons with; and a third one under the profiler, which counts operations. Neither the
+/// data nor the run directory is touched.
 MeasuredStep measure_step(const recipe::Recipe& recipe);
 
 }  // namespace lathe::train

@@ -42,10 +42,14 @@ Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int6
                  const Overheads& overheads) {
   Json norms = Json::object();
   for (const auto& [path, norm] : adapters::update_norms(task.model())) norms[path] = norm;
+  Json planned_peak = Json::object();
+  for (const auto& [part, bytes] : plan.memory.at_peak)
+    if (bytes > 0) planned_peak[part + "_bytes"] = cost::whole(bytes);
   return {
       {"environment", {{"lathe", version()}, {"processor", processor_name()}, {"bits decided by", state.environment}}},
       {"nonfinite_steps", state.nonfinite},
       {"planned", {{"peak_bytes", static_cast<int64_t>(plan.memory.peak)}}},
+      {"planned_peak", std::move(planned_peak)},
       {"measured",
        {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task.model())},
         {"base_bytes", base_bytes},
