@@ -1,14 +1,17 @@
 #include "lathe/nn/gemm.h"
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/record_function.h>
 #include <dnnl.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <optional>
 #include <utility>
 
@@ -26,6 +29,45 @@ using at::Tensor;
 
 std::atomic<bool> counting{false};
 std::atomic<int64_t> counted{0};
+
+// The signals that may come at any time.
+sigset_t asynchronous_signals() {
+  sigset_t signals;
+  sigfillset(&signals);
+  for (const int synchronous : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) sigdelset(&signals, synchronous);
+  return signals;
+}
+
+// oneDNN's kernels point the stack pointer into their work space on the heap. A handler that ran there would write its
+// frame over the blocks below, so that signals wait until the product is done.
+class SignalsHeldBack {
+ public:
+  SignalsHeldBack() {
+    const sigset_t signals = asynchronous_signals();
+    ::pthread_sigmask(SIG_BLOCK, &signals, &before_);
+    if (!at::in_parallel_region()) hold_back_in_workers();
+  }
+  ~SignalsHeldBack() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeldBack(const SignalsHeldBack&) = delete;
+  SignalsHeldBack& operator=(const SignalsHeldBack&) = delete;
+
+ private:
+  // A signal to the process goes to any thread that takes it: OpenMP's never do from now on. Those that are made later,
+  // for more threads, are made here.
+  static void hold_back_in_workers() {
+    thread_local int reached = 1;  // each caller has workers of its own
+    const int threads = at::get_num_threads();
+    if (threads <= reached) return;
+    const pthread_t caller = ::pthread_self();
+    at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      const sigset_t signals = asynchronous_signals();
+      if (::pthread_equal(::pthread_self(), caller) == 0) ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    });
+    reached = threads;
+  }
+
+  sigset_t before_{};
+};
 
 // The matrix as sgemm takes it; nothing when neither its rows nor its columns lie whole.
 std::optional<SgemmOperand> operand(const Tensor& matrix) {
@@ -76,6 +118,7 @@ void sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c
   const char trans_a = a.transposed ? 'T' : 'N', trans_b = b.transposed ? 'T' : 'N';
   count_flops(2 * shape.rows * shape.columns * shape.inner);
   if (uses_onednn(at::kFloat)) {
+    const SignalsHeldBack held_back;
     const auto status = dnnl_sgemm(trans_a, trans_b, shape.rows, shape.columns, shape.inner, shape.alpha, a.data,
                                    a.stride, b.data, b.stride, shape.beta, c, c_stride);
     if (status == dnnl_success) return;

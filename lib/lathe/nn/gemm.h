@@ -28,6 +28,7 @@ struct SgemmShape {
   float alpha, beta;
 };
 
+/// Signals wait until a product by oneDNN is done, and its worker threads take none: handlers need no care.
 /// C [rows, columns] = alpha op(A) op(B) + beta C, row-major, by oneDNN or the BLAS inside LibTorch; within a parallel
 /// region on the calling thread.
 void sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride);
