@@ -135,7 +135,7 @@ class CommandLineTest(unittest.TestCase):
         self.refused(2, r'adapter\.rank_pattern: "kye" decides for no adapted layer', "validate", self.path("recipe.yaml"), "adapter.rank_pattern={kye: 2}")
 
     def test_keys_of_later_families_are_refused_as_not_supported_yet(self):
-        for overrides in (["model.task=causal_lm"], ["model.init=random", "model.moe={shared_experts: 1}"]):
+        for overrides in (["model.task=causal_lm"], ["adapter.type=dora"]):
             self.refused(2, "is not supported yet", "validate", self.path("recipe.yaml"), *overrides)
 
     def test_experts_that_cannot_be_are_refused_by_name(self):

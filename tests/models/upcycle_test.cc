@@ -20,6 +20,7 @@ arch::MlpExperts five_experts() {
   arch::MlpExperts experts;
   experts.num_experts = 5;
   experts.top_k = 3;
+  experts.shared_experts = 2;
   return experts;
 }
 
@@ -64,6 +65,8 @@ TEST(Upcycle, ComputesWhatTheDenseEncoderDoesAndGivesRoutersNoTaskGradient) {
   const at::Tensor logits = model->forward(batch, {});
   // Sums of three gated copies round otherwise than one: a few float32 steps through three layers.
   testing::expect_close(logits, expected, 2e-6, 2e-6);
+  const at::Tensor shared = model->named_parameters()["bert.encoder.layer.0.moe.shared_experts.up_proj.weight"];
+  EXPECT_GT(shared.abs().max().item<double>(), 0) << "a shared expert of zeros would never learn";
   nn::cross_entropy_sum(logits, at::zeros({2}, at::kLong)).backward();
   const auto [routers, banks] = gradients(*model);
   EXPECT_GT(banks, 1e-3);

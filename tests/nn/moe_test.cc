@@ -312,7 +312,7 @@ TEST(MoELayer, AddsTheSharedExpertThroughItsGate) {
   const Tensor x = tokens();
   const Tensor routed = layer->forward(x);
   GatedMLP shared(kWidth, 4);
-  layer->add_shared_expert("shared_expert", shared, true);
+  layer->add_shared_expert("shared_expert", shared.ptr(), true);
   for (Tensor& parameter : shared->parameters()) parameter.set_data(ramp(parameter.sizes(), 0.6, 0.1, at::kDouble));
   const Tensor gate = layer->named_parameters()["shared_expert_gate.weight"];
   gate.set_data(ramp(gate.sizes(), 0.6, 0.3, at::kDouble));
@@ -321,6 +321,26 @@ TEST(MoELayer, AddsTheSharedExpertThroughItsGate) {
       at::linear(at::silu(at::linear(x, weight(shared->gate_proj))) * at::linear(x, weight(shared->up_proj)),
                  weight(shared->down_proj));
   expect_close(layer->forward(x), routed + at::sigmoid(at::linear(x, gate)) * dense, 1e-13, 1e-13);
+}
+
+TEST(MoELayer, AddsAnUngatedSharedExpertWithItsGradients) {
+  for (const Gelu kind : {Gelu::Erf, Gelu::Tanh}) {
+    MoELayer layer(top_k(2).ptr(), filled_bank(kExperts).ptr());
+    const Tensor x = tokens().requires_grad_();
+    const Tensor routed = layer->forward(x).detach();
+    GeluMLP shared(kWidth, 4, kind);
+    layer->add_shared_expert("shared_experts", shared.ptr(), false);
+    std::vector<Tensor> inputs = {x};
+    for (Tensor& parameter : shared->parameters()) {
+      parameter.set_data(ramp(parameter.sizes(), 0.6, 0.1, at::kDouble));
+      inputs.push_back(parameter.requires_grad_());
+    }
+    const Tensor hidden = at::linear(x, shared->up_proj->dense_weight(), shared->up_proj->bias());
+    const Tensor dense = at::linear(at::gelu(hidden, kind == Gelu::Tanh ? "tanh" : "none"),
+                                    shared->down_proj->dense_weight(), shared->down_proj->bias());
+    expect_close(layer->forward(x), routed + dense, 1e-13, 1e-13);
+    expect_gradients([&] { return layer->forward(x); }, inputs);
+  }
 }
 
 TEST(MoELayer, RefusesBadOptions) {
@@ -336,6 +356,8 @@ TEST(MoELayer, RefusesBadOptions) {
             "TopKRouter: expected top_k <= 2, the experts of 1 groups, got 3");
   EXPECT_EQ(message_of([&] { ExpertChoiceRouter(kWidth, 4, 0.0); }),
             "ExpertChoiceRouter: expected 0 < capacity_factor <= num_experts = 4, got 0");
+  EXPECT_EQ(message_of([&] { drop_over_capacity(router->route(tokens(), {}), 0, DropOrder::Position, 0); }),
+            "drop_over_capacity: expected a capacity_factor above 0, got 0");
   EXPECT_EQ(message_of([&] { MoELayer(router, filled_bank(3).ptr()); }),
             "MoELayer: expected a router and a bank of the same experts and width, got 4 of 5 and 3 of 5");
   EXPECT_EQ(message_of([&] { MoELayer(router, bank, MoELayerOptions().capacity_factor(-1)); }),

@@ -144,7 +144,10 @@ TEST_F(BalanceTest, PublishesAModelThatOpensWithItsExperts) {
     return std::string();
   };
   EXPECT_EQ(error("model.moe.aux_loss_weight=0.5"), "");
-  EXPECT_THAT(error("model.moe.num_experts=8"), HasSubstr("model.moe.num_experts: differs from the checkpoint's"));
+  for (const char* shape : {"num_experts=8", "top_k=1", "router=random", "renormalise=false", "shared_experts=1"}) {
+    const std::string key = std::string("model.moe.") + shape;
+    EXPECT_THAT(error(key), HasSubstr(key.substr(0, key.find('=')) + ": differs from the checkpoint's"));
+  }
   const std::string dense = (directory_ / "model").string();
   EXPECT_THAT(error("model.path=" + dense), HasSubstr("model.moe: needs a checkpoint with experts"));
 }

@@ -130,7 +130,11 @@ std::vector<LinearSpec> classifier_linears(const BertArch& bert, int64_t num_lab
       [&](const std::string& path, int64_t in_features, int64_t out_features) {
         linears.push_back({path, in_features, out_features});
       },
-      [](const std::string&) {}, [](const std::string&, int64_t) {});
+      [](const std::string&) {}, [](const std::string&, int64_t) {},
+      [&](const std::string& path) {
+        const auto shared = shared_expert_linears(path, *bert.experts, bert.hidden_size, bert.intermediate_size);
+        linears.insert(linears.end(), shared.begin(), shared.end());
+      });
   return linears;
 }
 

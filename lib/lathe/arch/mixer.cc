@@ -339,7 +339,11 @@ std::vector<LinearSpec> classifier_linears(const MixerArch& arch, int64_t num_la
       [&](const std::string& path, int64_t in_features, int64_t out_features) {
         linears.push_back({path, in_features, out_features});
       },
-      [](const std::string&) {});
+      [](const std::string&) {},
+      [&](const std::string& path) {
+        const auto shared = shared_expert_linears(path, *arch.experts, arch.hidden_size, arch.channels_hidden_size);
+        linears.insert(linears.end(), shared.begin(), shared.end());
+      });
   linears.push_back({"head", arch.hidden_size, num_labels});
   return linears;
 }

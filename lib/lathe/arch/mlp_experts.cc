@@ -36,13 +36,14 @@ double read_from_zero(const JsonObject& moe, const std::string& key, double fall
 }  // namespace
 
 MlpExperts read_mlp_experts(const JsonObject& moe) {
-  moe.refuse_other_keys({"num_experts", "top_k", "router", "renormalise", "capacity_factor", "aux_loss_weight",
-                         "z_loss_weight", "bias_update_rate", "jitter"});
+  moe.refuse_other_keys({"num_experts", "top_k", "router", "renormalise", "shared_experts", "capacity_factor",
+                         "aux_loss_weight", "z_loss_weight", "bias_update_rate", "jitter"});
   MlpExperts experts;
   experts.num_experts = moe.integer("num_experts", 1, kMaxMlpExperts);
   experts.top_k = moe.integer("top_k", 1, kMaxMlpExperts);
   experts.router = read_router(moe);
   experts.renormalise = moe.boolean("renormalise", true);
+  experts.shared_experts = moe.integer("shared_experts", 0, kMaxMlpExperts, 0);
   experts.capacity_factor = read_from_zero(moe, "capacity_factor", 0);
   experts.aux_loss_weight = read_from_zero(moe, "aux_loss_weight", experts.aux_loss_weight);
   experts.z_loss_weight = read_from_zero(moe, "z_loss_weight", 0);
@@ -61,6 +62,7 @@ Json to_json(const MlpExperts& experts) {
           {"top_k", experts.top_k},
           {"router", router},
           {"renormalise", experts.renormalise},
+          {"shared_experts", experts.shared_experts},
           {"capacity_factor", experts.capacity_factor},
           {"aux_loss_weight", experts.aux_loss_weight},
           {"z_loss_weight", experts.z_loss_weight},
@@ -74,6 +76,9 @@ std::vector<ExpertsMistake> check_mlp_experts(const MlpExperts& experts) {
   if (experts.num_experts > kMaxMlpExperts)
     mistakes.push_back({"num_experts", Diagnostic::expected("at most " + std::to_string(kMaxMlpExperts),
                                                             std::to_string(experts.num_experts))});
+  if (experts.shared_experts > kMaxMlpExperts)
+    mistakes.push_back({"shared_experts", Diagnostic::expected("at most " + std::to_string(kMaxMlpExperts),
+                                                               std::to_string(experts.shared_experts))});
   if (experts.top_k > experts.num_experts)
     mistakes.push_back({"top_k", Diagnostic::expected("at most num_experts = " + std::to_string(experts.num_experts),
                                                       std::to_string(experts.top_k))});
@@ -100,7 +105,21 @@ std::vector<ParameterSpec> mlp_expert_parameters(const std::string& path, const 
   parameters.push_back({path + ".experts.up_proj_bias", {E, F}, shape.up_bias});
   parameters.push_back({path + ".experts.down_proj", {E, D, F}, shape.down});
   parameters.push_back({path + ".experts.down_proj_bias", {E, D}, shape.down_bias});
+  for (const LinearSpec& linear : shared_expert_linears(path, experts, D, F)) {
+    const bool up = linear.path.ends_with(".up_proj");
+    parameters.push_back(
+        {linear.path + ".weight", {linear.out_features, linear.in_features}, up ? shape.up : shape.down});
+    parameters.push_back({linear.path + ".bias", {linear.out_features}, up ? shape.up_bias : shape.down_bias});
+  }
   return parameters;
+}
+
+std::vector<LinearSpec> shared_expert_linears(const std::string& path, const MlpExperts& experts, int64_t in_features,
+                                              int64_t hidden_features) {
+  if (experts.shared_experts == 0) return {};
+  const int64_t hidden = experts.shared_experts * hidden_features;
+  return {{path + ".shared_experts.up_proj", in_features, hidden},
+          {path + ".shared_experts.down_proj", hidden, in_features}};
 }
 
 }  // namespace lathe::arch

@@ -19,6 +19,7 @@ struct MlpExperts {
   int64_t top_k = 2;
   Router router = Router::Softmax;
   bool renormalise = true;
+  int64_t shared_experts = 0;  ///< of the same size, side by side as one MLP that every token sees
   // What training may change at any time:
   double capacity_factor = 0;
   double aux_loss_weight = 0.01, z_loss_weight = 0, bias_update_rate = 0;
@@ -42,8 +43,11 @@ struct ExpertsShape {
   int64_t in_features = 0, hidden_features = 0;
   Initial up = {}, up_bias = {}, down = {}, down_bias = {}, router = {};
 };
-/// The parameters below `path`: gate.*, experts.*.
+/// The parameters below `path`: gate.*, experts.*, shared_experts.*.
 std::vector<ParameterSpec> mlp_expert_parameters(const std::string& path, const MlpExperts& experts,
                                                  const ExpertsShape& shape);
+/// The linear layers below `path`: shared_experts.up_proj and .down_proj, or none.
+std::vector<LinearSpec> shared_expert_linears(const std::string& path, const MlpExperts& experts, int64_t in_features,
+                                              int64_t hidden_features);
 
 }  // namespace lathe::arch

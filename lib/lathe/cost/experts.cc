@@ -37,9 +37,7 @@ void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
   add("experts.down_proj_bias", E * D);
 }
 
-}  // namespace
-
-Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
+Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
   const Amount D = cost.in_features, F = cost.hidden_features, E = cost.num_experts;
   const Amount share = x.rows * cost.top_k / E, mean = cost.whole_shares ? std::min(x.rows, std::ceil(share)) : share;
   const Amount assignments = mean * E;
@@ -73,6 +71,17 @@ Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
                   if (cost.trains) ledger.count(Part::Linear, products(cost, assignments));
                   return std::vector<Buffer>{std::move(dx)};
                 });
+  return y;
+}
+
+}  // namespace
+
+Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
+  const Value mixed = routed(ledger, x, cost);
+  if (cost.shared.empty()) return mixed;
+  const Value shared = linear(ledger, linear_gelu(ledger, x, cost.shared[0]), cost.shared[1]);
+  Value y = ledger.tensor(mixed.rows, mixed.columns);
+  ledger.record(y, {&mixed, &shared}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
   return y;
 }
 

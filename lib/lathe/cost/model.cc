@@ -70,6 +70,8 @@ ExpertsCost TrainedModel::experts(const std::string& path, int64_t layer, int64_
   cost.whole_shares = shape.router == Router::ExpertChoice;
   if (cost.whole_shares) cost.fullest = 1;
   if (static_cast<size_t>(layer) < fullest_.size()) cost.fullest = fullest_[static_cast<size_t>(layer)];
+  for (const arch::LinearSpec& linear : arch::shared_expert_linears(path, shape, in_features, hidden_features))
+    cost.shared.push_back(linears_.at(linear.path));
   return cost;
 }
 

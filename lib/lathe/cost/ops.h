@@ -95,6 +95,7 @@ struct ExpertsCost {
   Amount fullest = kUsualFullest;  ///< the fullest expert's load over the mean
   bool whole_shares = false;       ///< the experts choose, each as many tokens: a part of one counts as one
   bool gated = false;              ///< SwiGLU without biases, as in decoders; else GELU with biases
+  std::vector<LinearCost> shared{};  ///< the two layers of the shared experts, or none
 
   /// Columns of the first product.
   Amount up_features() const { return (gated ? 2 : 1) * hidden_features; }

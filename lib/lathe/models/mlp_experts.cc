@@ -46,7 +46,13 @@ nn::MoELayer build_mlp_experts(const arch::MlpExperts& experts, int64_t in_featu
   }
   nn::MoELayerOptions options;
   options.capacity_factor(experts.capacity_factor).balance(balance);
-  return nn::MoELayer(build_router(experts, in_features), nn::ExpertBank(bank).ptr(), options);
+  nn::MoELayer layer(build_router(experts, in_features), nn::ExpertBank(bank).ptr(), options);
+  if (experts.shared_experts > 0) {
+    const auto kind = activation == arch::Activation::Gelu ? nn::Gelu::Erf : nn::Gelu::Tanh;
+    layer->add_shared_expert("shared_experts",
+                             nn::GeluMLP(in_features, experts.shared_experts * hidden_features, kind).ptr(), false);
+  }
+  return layer;
 }
 
 }  // namespace lathe::models

@@ -42,7 +42,8 @@ nn::MoELayer build_moe_block(const arch::MoEArch& arch, const nn::MoELayerOption
                      nn::ExpertBank(nn::ExpertBankOptions(arch.num_experts, arch.hidden_size, arch.expert_size)).ptr(),
                      options);
   if (arch.shared_size > 0)
-    block->add_shared_expert(arch.shared_name, nn::GatedMLP(arch.hidden_size, arch.shared_size), arch.shared_gated);
+    block->add_shared_expert(arch.shared_name, nn::GatedMLP(arch.hidden_size, arch.shared_size).ptr(),
+                             arch.shared_gated);
   return block;
 }
 

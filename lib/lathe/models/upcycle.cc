@@ -67,12 +67,13 @@ int64_t upcycle(const formats::ModelDirectory& model, const arch::MlpExperts& ex
     if (!renaming->experts.ends_with("up_proj")) continue;
     ++num_mlps;
     arch::ExpertsShape drawn{.in_features = shape[2], .hidden_features = shape[1]};
-    drawn.router = {arch::Initial::Kind::Normal, 0.02};
+    drawn.router =
+        drawn.up = {arch::Initial::Kind::Normal, 0.02};  // a shared expert starts at zero by its second matrix
     for (const arch::ParameterSpec& parameter : arch::mlp_expert_parameters(layer + ".moe", experts, drawn)) {
-      if (parameter.name.find(".gate.") == std::string::npos) continue;
-      at::Tensor router = at::empty(parameter.shape);
-      initialise(router, parameter.initial, seed, parameter.name);
-      tensors.emplace_back(parameter.name, router);
+      if (parameter.name.find(".moe.experts.") != std::string::npos) continue;
+      at::Tensor fresh = at::empty(parameter.shape);
+      initialise(fresh, parameter.initial, seed, parameter.name);
+      tensors.emplace_back(parameter.name, fresh);
     }
   }
   io::write_safetensors((out / "model.safetensors").string(), tensors);

@@ -13,12 +13,20 @@
 namespace lathe::nn {
 
 GatedMLPImpl::GatedMLPImpl(int64_t in_features, int64_t hidden_features)
-    : SlottedModule("GatedMLP"),
+    : MLPBase("GatedMLP"),
       gate_proj(register_linear("gate_proj", Linear(in_features, hidden_features, false).ptr())),
       up_proj(register_linear("up_proj", Linear(in_features, hidden_features, false).ptr())),
       down_proj(register_linear("down_proj", Linear(hidden_features, in_features, false).ptr())) {}
 
 Tensor GatedMLPImpl::forward(const Tensor& x) { return down_proj(swiglu(joint_forward(x, {&*gate_proj, &*up_proj}))); }
+
+GeluMLPImpl::GeluMLPImpl(int64_t in_features, int64_t hidden_features, Gelu kind)
+    : MLPBase("GeluMLP"),
+      up_proj(register_linear("up_proj", Linear(in_features, hidden_features).ptr())),
+      down_proj(register_linear("down_proj", Linear(hidden_features, in_features).ptr())),
+      kind_(kind) {}
+
+Tensor GeluMLPImpl::forward(const Tensor& x) { return down_proj(linear_gelu(x, *up_proj, kind_)); }
 
 MoELayerImpl::MoELayerImpl(std::shared_ptr<RouterBase> router_, std::shared_ptr<ExpertBankBase> experts_,
                            MoELayerOptions options_)
@@ -37,8 +45,8 @@ MoELayerImpl::MoELayerImpl(std::shared_ptr<RouterBase> router_, std::shared_ptr<
                     router->name());
 }
 
-void MoELayerImpl::add_shared_expert(const std::string& name, const GatedMLP& shared, bool gated) {
-  shared_ = register_module(name, shared.ptr());
+void MoELayerImpl::add_shared_expert(const std::string& name, const std::shared_ptr<MLPBase>& shared, bool gated) {
+  shared_ = register_module(name, shared);
   if (gated)
     shared_gate_.reset(
         new LinearSlot(register_linear("shared_expert_gate", Linear(router->in_features(), 1, /*bias=*/false).ptr())));

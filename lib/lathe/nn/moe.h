@@ -7,23 +7,46 @@
 #include <vector>
 
 #include "lathe/nn/linear.h"
+#include "lathe/nn/modules.h"
 #include "lathe/nn/moe_balance.h"
 #include "lathe/nn/moe_experts.h"
 #include "lathe/nn/pass.h"
 
 namespace lathe::nn {
 
-/// down(silu(gate(x)) · up(x)): the SwiGLU MLP of decoders, as a dense layer or as shared expert.
+/// An MLP, as a dense layer or as shared expert.
+///
+/// Shape   x [N, D] -> [N, D]
+class MLPBase : public SlottedModule {
+ public:
+  using SlottedModule::SlottedModule;
+  virtual Tensor forward(const Tensor& x) = 0;
+};
+
+/// down(silu(gate(x)) · up(x)): the SwiGLU MLP of decoders.
 ///
 /// State   gate_proj, up_proj [F, D], down_proj [D, F]: slots, without biases
-/// Shape   x [N, D] -> [N, D]
-class GatedMLPImpl : public SlottedModule {
+class GatedMLPImpl : public MLPBase {
  public:
   GatedMLPImpl(int64_t in_features, int64_t hidden_features);
-  Tensor forward(const Tensor& x);
+  Tensor forward(const Tensor& x) override;
   LinearSlot gate_proj, up_proj, down_proj;
 };
 TORCH_MODULE(GatedMLP);
+
+/// down(gelu(up(x))).
+///
+/// State   up_proj [F, D], down_proj [D, F]: slots, with biases
+class GeluMLPImpl : public MLPBase {
+ public:
+  GeluMLPImpl(int64_t in_features, int64_t hidden_features, Gelu kind);
+  Tensor forward(const Tensor& x) override;
+  LinearSlot up_proj, down_proj;
+
+ private:
+  Gelu kind_;
+};
+TORCH_MODULE(GeluMLP);
 
 /// Options of MoELayer.
 struct MoELayerOptions {
@@ -63,7 +86,7 @@ class MoELayerImpl : public SlottedModule {
                MoELayerOptions options = {});
 
   /// Adds a shared expert, registered as `name`, with or without the sigmoid gate `shared_expert_gate`.
-  void add_shared_expert(const std::string& name, const GatedMLP& shared, bool gated);
+  void add_shared_expert(const std::string& name, const std::shared_ptr<MLPBase>& shared, bool gated);
 
   /// `layer` tells this layer's randomness from that of others.
   Tensor forward(const Tensor& x, const Pass& pass = {}, uint64_t layer = 0, const Tensor& counted = {});
@@ -87,7 +110,7 @@ class MoELayerImpl : public SlottedModule {
  private:
   Tensor mixed(const Tensor& x_TD, const Pass& pass, uint64_t layer);
 
-  std::shared_ptr<GatedMLPImpl> shared_;
+  std::shared_ptr<MLPBase> shared_;
   std::unique_ptr<LinearSlot> shared_gate_;
   BalanceSums last_, window_;
   bool counting_ = true;

@@ -230,6 +230,8 @@ Routing RandomRouterImpl::route(const Tensor& x_TD, RouterPass pass) {
 }
 
 Routing drop_over_capacity(const Routing& routing, double capacity_factor, DropOrder order, uint64_t key) {
+  TORCH_CHECK_VALUE(capacity_factor > 0, "drop_over_capacity: expected a capacity_factor above 0, got ",
+                    capacity_factor);
   const auto decide = [&] {
     const int64_t num_assignments = routing.expert_A.numel(), num_experts = routing.num_experts;
     const double share = static_cast<double>(num_assignments) * capacity_factor / static_cast<double>(num_experts);

@@ -21,7 +21,9 @@ void Moe::visit(V& v) {
   v.field("renormalise", renormalise, {"whether the chosen experts' weights sum to 1; absent: true"});
   v.field("capacity_factor", capacity_factor,
           {"tokens per expert over the even share; 0: no limit", Need::Optional, at_least(0)});
-  v.field("shared_experts", shared_experts, {"experts that see every token", Need::Optional, at_least(0)});
+  v.field(
+      "shared_experts", shared_experts,
+      {"experts that every token sees beside its own; absent: 0, or the checkpoint's", Need::Optional, at_least(0)});
   v.field("aux_loss_weight", aux_loss_weight,
           {"weight of the balance loss; absent: 0.01", Need::Optional, at_least(0)});
   v.field("z_loss_weight", z_loss_weight, {"weight of the router's z-loss", Need::Optional, at_least(0)});

@@ -76,6 +76,7 @@ arch::MlpExperts Moe::over(arch::MlpExperts base) const {
   base.top_k = top_k.value_or(base.top_k);
   base.router = router.value_or(base.router);
   base.renormalise = renormalise.value_or(base.renormalise);
+  base.shared_experts = shared_experts.value_or(base.shared_experts);
   base.capacity_factor = capacity_factor.value_or(base.capacity_factor);
   base.aux_loss_weight = aux_loss_weight.value_or(base.aux_loss_weight);
   base.z_loss_weight = z_loss_weight.value_or(base.z_loss_weight);

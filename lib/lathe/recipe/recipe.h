@@ -20,7 +20,7 @@ struct Moe {
   std::optional<arch::MlpExperts::Router> router;
   std::optional<bool> renormalise;
   std::optional<double> capacity_factor;
-  int64_t shared_experts = 0;
+  std::optional<int64_t> shared_experts;
   std::optional<double> aux_loss_weight, z_loss_weight, bias_update_rate, jitter;
   template <typename V>
   void visit(V& v);

@@ -213,6 +213,7 @@ void resolve_experts(const Recipe& recipe, ResolvedModel& model) {
   keep("top_k", wanted.top_k == base.top_k);
   keep("router", wanted.router == base.router);
   keep("renormalise", wanted.renormalise == base.renormalise);
+  keep("shared_experts", wanted.shared_experts == base.shared_experts);
   for (const arch::ExpertsMistake& mistake : arch::check_mlp_experts(wanted))
     throw config_error(recipe.at("model.moe." + mistake.key), mistake.problem);
   experts = wanted;

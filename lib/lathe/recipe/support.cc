@@ -17,7 +17,6 @@ std::vector<Diagnostic> check_support(const Recipe& recipe, const std::string& f
   // A plan reckons with decoders, and with every sample as long as the recipe allows: packed, or of whatever format.
   const bool runs = purpose == Purpose::Run;
   unsupported(runs && model.task == Task::CausalLm, "model.task", "classification, image_classification");
-  unsupported(model.moe && model.moe->shared_experts > 0, "model.moe.shared_experts", "0");
   unsupported(adapter.type == AdapterType::DoRA, "adapter.type", "lora, none");
   unsupported(adapter.init != AdapterInit::Default, "adapter.init", "default");
   const bool unread = data.format >= DataFormat::Messages && data.format <= DataFormat::Text;
