@@ -103,6 +103,26 @@ TEST_F(MatchCheckpoint, TakesEveryFloatingDtypeAndNoOther) {
   EXPECT_THAT(refusal(Dtype::U8), HasSubstr("classifier.weight: expected F32, F16, BF16 or F64, got U8"));
 }
 
+TEST_F(MatchCheckpoint, NamesExpertsThatDisagreeAreMissingOrLieOneByOne) {
+  arch_ = read_config(tiny_bert_config({{"moe", {{"num_experts", 4}, {"top_k", 2}}}})).arch;
+  shapes_.clear();
+  for (const ParameterSpec& spec : classifier_parameters(arch_, 3)) shapes_.emplace_back(spec.name, spec.shape);
+  expect_complete(true);
+  const std::string experts = "bert.encoder.layer.0.moe.experts.";
+  for (auto& [name, shape] : shapes_) {
+    if (name == experts + "up_proj") shape[0] = 3;
+    if (name == experts + "down_proj") shape[2] += 1;
+  }
+  drop("bert.encoder.layer.1.moe.experts.up_proj");
+  shapes_.emplace_back("bert.encoder.layer.1.moe.experts.0.up_proj.weight", std::vector<int64_t>{24, 16});
+  const std::string text = refusal();
+  EXPECT_THAT(text, HasSubstr(experts + "up_proj: expected shape [4, "));
+  EXPECT_THAT(text, HasSubstr(experts + "down_proj: expected shape [4, "));
+  EXPECT_THAT(text, HasSubstr("bert.encoder.layer.1.moe.experts.up_proj: is missing"));
+  EXPECT_THAT(text,
+              HasSubstr("bert.encoder.layer.1.moe.experts.0.up_proj.weight: is not a tensor of this architecture"));
+}
+
 TEST_F(MatchCheckpoint, ReportsAllMistakesTogether) {
   drop("bert.pooler.dense.bias");
   shapes_[0].second = {41, 16};

@@ -81,6 +81,19 @@ TEST(MoEBlock, RecognisesEitherLayoutAndRefusesBothAtOnce) {
             "f: p.experts.down_proj: stands beside p.experts.0.w1.weight (experts are either fused or one by one)");
 }
 
+TEST(MoEBlock, ListsWhatAdaptersMayTarget) {
+  const MoEArch qwen = read(
+      R"({"model_type": "qwen2_moe", "hidden_size": 8, "moe_intermediate_size": 6, "shared_expert_intermediate_size": 10,
+          "num_experts": 4, "num_experts_per_tok": 2})");
+  const auto linears = moe_block_linears(qwen);
+  ASSERT_EQ(linears.size(), 3 * (4 + 1U));
+  EXPECT_EQ(linears[2].path, "experts.0.down_proj");
+  EXPECT_EQ(linears[2].in_features, 6);
+  EXPECT_EQ(linears[12].path, "shared_expert.gate_proj");
+  EXPECT_TRUE(moe_block_linears(read(mixtral(R"(, "num_experts_per_tok": 2)"))).empty()) << "w1, w2, w3";
+  EXPECT_EQ(moe_block_parameters(qwen)[0].out_features, 12);
+}
+
 TEST(MoEBlock, NamesEveryTensorThatDoesNotFit) {
   const MoEArch arch = read(mixtral(R"(, "num_experts_per_tok": 2)"));
   auto tensors = file_of(arch, ExpertLayout::PerExpert);

@@ -96,6 +96,56 @@ TEST(MatchTargets, NamesTheItemThatMatchesNothing) {
             "known: query, key, value, dense, classifier)");
 }
 
+// Two layers of four experts and one shared.
+Arch with_experts() {
+  return read_config(tiny_bert_config({{"moe", {{"num_experts", 4}, {"top_k", 2}, {"shared_experts", 1}}}})).arch;
+}
+
+Names paths_of(const std::vector<Target>& targets) {
+  Names paths;
+  for (const Target& target : targets) paths.push_back(target.linear.path);
+  return paths;
+}
+
+TEST(ClassifierTargets, AreExpertsOneByOne) {
+  AdapterConfig config = with_targets(Names{"experts.3.up_proj", "shared_experts.down_proj"});
+  config.r = 2;
+  config.rank_pattern = {{R"(layer\.1\..*\.3\.up_proj)", 5}};
+  const auto targets = classifier_targets(with_experts(), 3, config, of_recipe());
+  EXPECT_EQ(
+      paths_of(targets),
+      (Names{"bert.encoder.layer.0.moe.shared_experts.down_proj", "bert.encoder.layer.1.moe.shared_experts.down_proj",
+             "bert.encoder.layer.0.moe.experts.3.up_proj", "bert.encoder.layer.1.moe.experts.3.up_proj"}));
+  EXPECT_EQ(targets[2].rank, 2);
+  EXPECT_EQ(targets[3].rank, 5);
+  config.modules_to_save = {"moe"};
+  EXPECT_EQ(
+      error_text(ErrorKind::Config, [&] { classifier_targets(with_experts(), 3, config, of_recipe()); }),
+      "r.yaml:3:5: adapter.target_modules: the list matches no linear layer of the model (known: query, key, value, "
+      "dense, up_proj, down_proj, classifier)");
+}
+
+TEST(ClassifierTargets, AreTensorsOfAllExperts) {
+  AdapterConfig config;
+  config.target_parameters = {"experts.down_proj"};
+  config.r = 2;
+  config.rank_pattern = {{"down_proj", 3}};
+  const auto targets = classifier_targets(with_experts(), 3, config, origin_of_adapter("lora"));
+  ASSERT_EQ(paths_of(targets),
+            (Names{"bert.encoder.layer.0.moe.experts.down_proj", "bert.encoder.layer.1.moe.experts.down_proj"}));
+  EXPECT_EQ(targets[0].linear.num_experts, 4);
+  EXPECT_EQ(targets[0].rank, 3);
+  // Their experts are no linear layers then, as in transformers' fused modules.
+  config.target_modules = Names{"query", "down_proj"};
+  for (const std::string& path : paths_of(classifier_targets(with_experts(), 3, config, origin_of_adapter("lora"))))
+    EXPECT_THAT(path, ::testing::Not(::testing::MatchesRegex(".*\\.experts\\.[0-9].*")));
+  config.target_parameters = {"experts.gate_up_proj"};
+  EXPECT_EQ(
+      error_text(ErrorKind::Data, [&] { classifier_targets(with_experts(), 3, config, origin_of_adapter("lora")); }),
+      "lora/adapter_config.json: target_parameters: \"experts.gate_up_proj\" matches no tensor of experts in the model "
+      "(known: up_proj, down_proj)");
+}
+
 TEST(MatchTargets, NamesThePatternThatDecidesForNothing) {
   AdapterConfig config = with_targets(Names{"query"});
   config.rank_pattern = {{"key", 4}};

@@ -85,8 +85,8 @@ TEST(ReadAdapterConfig, RefusesWhatItCannotCompute) {
     EXPECT_EQ(with(key, "true"), std::string(key) + ": true" + tail);
     EXPECT_EQ(read_config_text(R"({"peft_type":"LORA",")" + std::string(key) + "\":false}").r, 8);
   }
-  for (const char* key : {"layer_replication", "trainable_token_indices", "target_parameters", "layers_to_transform",
-                          "alora_invocation_tokens"}) {
+  for (const char* key :
+       {"layer_replication", "trainable_token_indices", "layers_to_transform", "alora_invocation_tokens"}) {
     EXPECT_EQ(with(key, "[1]"), std::string(key) + ": [...]" + tail);
     EXPECT_EQ(read_config_text(R"({"peft_type":"LORA",")" + std::string(key) + "\":[]}").r, 8);
   }
@@ -164,6 +164,18 @@ TEST(AdapterConfigText, ReadsBackAsItWasAndSortsItsKeys) {
   EXPECT_TRUE(std::is_sorted(keys.begin(), keys.end()));
   EXPECT_EQ(json["inference_mode"], true);
   EXPECT_EQ(json["peft_type"], "LORA");
+}
+
+TEST(AdapterConfigText, CarriesTargetParametersWhichHaveNoDropout) {
+  AdapterConfig config;
+  config.target_parameters = {"experts.gate_up_proj", "experts.down_proj"};
+  const std::string text = adapter_config_text(config);
+  EXPECT_TRUE(parse_json(text, "f")["target_modules"].is_null());
+  EXPECT_EQ(read_config_text(text).target_parameters, config.target_parameters);
+  EXPECT_EQ(config_refusal(R"({"peft_type": "LORA", "target_parameters": ["a.b"], "lora_dropout": 0.1})"),
+            "lora_dropout: has no meaning for target_parameters (PEFT has none there either)");
+  EXPECT_EQ(config_refusal(R"({"peft_type": "LORA", "target_parameters": "a.b"})"),
+            "target_parameters: expected an array of strings, got \"a.b\"");
 }
 
 TEST(AdapterConfigText, WritesThePeftKeysWithPeftsTypes) {

@@ -15,17 +15,7 @@ using testing::kHidden;
 using testing::kWidth;
 using testing::message_of;
 using testing::ramp;
-
-// Assignments in no order: tokens 0 and 3 twice, token 1 not at all, expert 1 of 3 idle.
-Routing some_routing(at::ScalarType type = at::kDouble) {
-  Routing routing;
-  routing.num_tokens = 4;
-  routing.num_experts = 3;
-  routing.token_A = at::tensor({3, 0, 2, 3, 0}, at::kLong);
-  routing.expert_A = at::tensor({2, 0, 2, 0, 2}, at::kLong);
-  routing.gate_A = at::tensor({0.5, 0.25, 1.5, -0.5, 2.0}, at::kDouble).to(type).requires_grad_();
-  return routing;
-}
+using testing::some_routing;
 
 TEST(ExpertGroups, SortsAssignmentsStablyByExpert) {
   const ExpertGroups groups = ExpertGroups::of(some_routing());
@@ -81,53 +71,6 @@ TEST(ExpertBank, Float32KernelsEqualFloat64OnEveryInstructionSet) {
     }
   }
   kernels::force_portable(false);
-}
-
-TEST(ExpertBank, UpdatesEqualExpertsWithTheUpdatesInTheirWeights) {
-  ExpertBank bank = filled_bank(3);
-  bank->add_lora({"gate_proj", 2, 1.5}, 1);
-  bank->add_lora({"up_proj", 2, 0.5}, 1);
-  bank->add_lora({"down_proj", 3, 2}, 1);
-  double phase = 0.3;
-  std::vector<Tensor> trained;
-  for (const auto& lora : bank->loras()) {
-    for (Tensor matrix : {lora.A, lora.B}) {
-      matrix.set_data(ramp(matrix.sizes(), 0.8, phase += 0.2, at::kDouble));
-      trained.push_back(matrix);
-    }
-  }
-  EXPECT_FALSE(bank->up_weight.requires_grad());
-  const Routing routing = some_routing();
-  const Tensor x = ramp({4, kWidth}, 0.9, 0.1, at::kDouble).requires_grad_();
-  ExpertBank merged = filled_bank(3);
-  const auto& loras = bank->loras();
-  const auto update = [&](size_t i) { return at::bmm(loras[i].B, loras[i].A).detach() * loras[i].scaling; };
-  merged->up_weight.set_data(bank->up_weight.detach() + at::cat({update(0), update(1)}, 1));
-  merged->down_weight.set_data(bank->down_weight.detach() + update(2));
-  expect_close(bank->forward(x, routing), merged->forward(x, routing), 1e-12, 1e-12);
-  const auto actual = gradients(bank->forward(x, routing), {x, routing.gate_A}),
-             expected = gradients(merged->forward(x, routing), {x, routing.gate_A});
-  for (size_t i = 0; i < actual.size(); ++i) expect_close(actual[i], expected[i], 1e-12, 1e-12);
-  expect_gradients([&] { return bank->forward(x, routing); }, trained);
-}
-
-TEST(ExpertBank, StartsAdaptersAtZeroAndRefusesWhatCannotBeAdapted) {
-  ExpertBank bank(ExpertBankOptions(3, kWidth, kHidden));
-  bank->initialise(4);
-  const Tensor x = ramp({4, kWidth});
-  const Routing routing = some_routing(at::kFloat);
-  const Tensor before = bank->forward(x, routing);
-  bank->add_lora({"gate_up_proj", 2, 1}, 1);
-  expect_identical(bank->forward(x, routing), before);
-  EXPECT_EQ(message_of([&] {
-              bank->add_lora({"up_proj", 2, 1}, 1);
-            }),
-            "ExpertBank: up_proj is adapted already, as gate_up_proj");
-  EXPECT_EQ(message_of([&] {
-              bank->add_lora({"query", 2, 1}, 1);
-            }),
-            "ExpertBank: expected a projection of gate_up_proj, gate_proj, up_proj, down_proj, got query");
-  EXPECT_EQ(message_of([&] { bank->add_lora({"down_proj", 0, 1}, 1); }), "ExpertBank: expected rank >= 1, got 0");
 }
 
 TEST(ExpertBank, FrozenBfloat16ExpertsActAsTheirRoundedWeights) {

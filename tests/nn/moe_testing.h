@@ -23,6 +23,30 @@ inline ExpertBank filled_bank(int64_t num_experts, ExpertActivation activation =
   return bank;
 }
 
+/// Assignments in no order: tokens 0 and 3 twice, token 1 not at all, expert 1 of 3 idle.
+inline Routing some_routing(at::ScalarType type = at::kDouble) {
+  Routing routing;
+  routing.num_tokens = 4;
+  routing.num_experts = 3;
+  routing.token_A = at::tensor({3, 0, 2, 3, 0}, at::kLong);
+  routing.expert_A = at::tensor({2, 0, 2, 0, 2}, at::kLong);
+  routing.gate_A = at::tensor({0.5, 0.25, 1.5, -0.5, 2.0}, at::kDouble).to(type).requires_grad_();
+  return routing;
+}
+
+/// Fills the updates of a bank with ramps; returns them.
+inline std::vector<Tensor> fill_updates(ExpertBankImpl& bank, at::ScalarType type = at::kDouble) {
+  double phase = 0.3;
+  std::vector<Tensor> filled;
+  for (const auto& update : bank.updates()) {
+    for (Tensor matrix : {update.lora_A->weight, update.lora_B->weight}) {
+      matrix.set_data(ramp(matrix.sizes(), 0.8, phase += 0.2, at::kDouble).to(type));
+      filled.push_back(matrix);
+    }
+  }
+  return filled;
+}
+
 /// A float64 router filled with ramps.
 template <typename Router>
 Router filled(Router router) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -15,6 +16,7 @@
 #include "lathe/base/random.h"
 #include "lathe/base/text.h"
 #include "lathe/io/tensors.h"
+#include "lathe/nn/moe_experts.h"
 
 namespace lathe::adapters {
 namespace {
@@ -24,7 +26,50 @@ constexpr const char* kPeftPrefix = "base_model.model.";
 template <typename Action>
 void for_each_layer(const torch::nn::Module& model, Action action) {
   for (const auto& [path, layer] : lora_layers(model)) action(*layer);
+  for (const auto& [path, bank] : nn::expert_banks(model)) {
+    if (!bank->updates().empty()) action(*bank);
+  }
 }
+
+// Gives the banks of experts among the targets their updates.
+class BankAdapter {
+ public:
+  explicit BankAdapter(const torch::nn::Module& model) {
+    for (const auto& [path, bank] : nn::expert_banks(model)) banks_.emplace(path, bank);
+  }
+
+  // False when the path is no projection of a bank.
+  bool add(const std::string& path, const nn::LoRALinearOptions& options) {
+    const auto [above, projection] = split(path);
+    const nn::ExpertLoRAOptions lora{projection, options.rank(), options.scaling(), options.dropout()};
+    if (const auto whole = banks_.find(above); whole != banks_.end()) {
+      of_all_[whole->second.get()].push_back(lora);
+      return true;
+    }
+    const auto [bank, expert] = split(above);
+    const auto found = banks_.find(bank);
+    int64_t index = -1;
+    std::from_chars(expert.data(), expert.data() + expert.size(), index);
+    if (found == banks_.end() || std::to_string(index) != expert) return false;
+    found->second->adapt_expert(index, lora);
+    return true;
+  }
+
+  // All tensors of a bank at once.
+  void finish() {
+    for (const auto& [bank, loras] : of_all_) bank->adapt_parameters(loras);
+  }
+
+ private:
+  static std::pair<std::string, std::string> split(const std::string& path) {
+    const size_t dot = path.rfind('.');
+    return dot == std::string::npos ? std::pair(std::string(), path)
+                                    : std::pair(path.substr(0, dot), path.substr(dot + 1));
+  }
+
+  std::map<std::string, std::shared_ptr<nn::ExpertBankImpl>> banks_;
+  std::map<nn::ExpertBankImpl*, std::vector<nn::ExpertLoRAOptions>> of_all_;
+};
 
 bool is_adapter_parameter(const std::string& name) {
   return name.find(".lora_A.") != std::string::npos || name.find(".lora_B.") != std::string::npos;
@@ -51,14 +96,20 @@ std::vector<std::string> paths_named(const std::vector<std::string>& paths, cons
 void attach(torch::nn::Module& model, const std::vector<arch::Target>& targets, const formats::AdapterConfig& config) {
   std::map<std::string, nn::LinearSlot*> slots;
   for (const nn::NamedSlot& named : nn::named_slots(model)) slots[named.path] = named.slot;
+  BankAdapter banks(model);
   for (const arch::Target& target : targets) {
-    const auto found = slots.find(target.linear.path);
-    TORCH_CHECK_VALUE(found != slots.end(), "attach: expected the path of a linear slot, got ", target.linear.path);
     const auto options = nn::LoRALinearOptions(target.rank, target.alpha)
                              .rank_stabilised(config.use_rslora)
                              .dropout(config.lora_dropout);
-    found->second->replace(nn::LoRALinear(found->second->module(), options).ptr());
+    if (const auto found = slots.find(target.linear.path); found != slots.end()) {
+      found->second->replace(nn::LoRALinear(found->second->module(), options).ptr());
+    } else {
+      TORCH_CHECK_VALUE(banks.add(target.linear.path, options),
+                        "attach: expected the path of a linear slot or of a projection of experts, got ",
+                        target.linear.path);
+    }
   }
+  banks.finish();
 }
 
 std::vector<std::pair<std::string, nn::LoRALinearImpl*>> lora_layers(const torch::nn::Module& model) {
@@ -82,6 +133,7 @@ void initialise(torch::nn::Module& model, uint64_t seed) {
     layer->lora_A->weight.set_data(A);
     layer->lora_B->weight.set_data(at::zeros(layer->lora_B->weight.sizes()));
   }
+  for (const auto& [path, bank] : nn::expert_banks(model)) bank->initialise_updates(seed, path + ".");
 }
 
 std::vector<std::string> train_modules(torch::nn::Module& model, const std::vector<std::string>& names) {
@@ -98,20 +150,30 @@ std::vector<std::string> train_modules(torch::nn::Module& model, const std::vect
 }
 
 void set_enabled(torch::nn::Module& model, bool enabled) {
-  for_each_layer(model, [enabled](nn::LoRALinearImpl& layer) { layer.set_enabled(enabled); });
+  for_each_layer(model, [enabled](auto& layer) { layer.set_enabled(enabled); });
 }
 
 void merge(torch::nn::Module& model) {
-  for_each_layer(model, [](nn::LoRALinearImpl& layer) { layer.merge(); });
+  for_each_layer(model, [](auto& layer) { layer.merge(); });
 }
 
 void unmerge(torch::nn::Module& model) {
-  for_each_layer(model, [](nn::LoRALinearImpl& layer) { layer.unmerge(); });
+  for_each_layer(model, [](auto& layer) { layer.unmerge(); });
 }
 
 std::vector<std::pair<std::string, double>> update_norms(const torch::nn::Module& model) {
   std::vector<std::pair<std::string, double>> norms;
   for (const auto& [path, layer] : lora_layers(model)) norms.emplace_back(path, layer->update().norm().item<double>());
+  for (const auto& [path, bank] : nn::expert_banks(model)) {
+    std::map<std::string, double> squares;
+    for (const auto& update : bank->updates()) {
+      for (int64_t e = 0; e < bank->num_experts(); ++e) {
+        if (update.expert < 0 || update.expert == e)
+          squares[update.options.projection] += update.of_expert(e, bank->num_experts()).square().sum().item<double>();
+      }
+    }
+    for (const auto& [projection, square] : squares) norms.emplace_back(path + "." + projection, std::sqrt(square));
+  }
   return norms;
 }
 

@@ -13,14 +13,16 @@ namespace lathe::adapters {
 using at::Tensor;
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
-/// Puts a LoRALinear around the layer in each target's slot. Works on any module tree with slots, hollow or filled.
-/// Throws c10::ValueError when a target's path is no slot of `model`.
+/// Puts a LoRALinear around the layer in each target's slot, and an update beside each matrix of a bank of experts: a
+/// target BANK.3.down_proj is that of one expert, BANK.down_proj the tensor of all, as in PEFT's target_parameters.
+/// Works on any module tree with slots and banks, hollow or filled.
+/// Throws c10::ValueError when a target's path is no slot of `model` and no projection of a bank.
 void attach(torch::nn::Module& model, const std::vector<arch::Target>& targets, const formats::AdapterConfig& config);
 
 /// Every LoRALinear of the tree with its path, in order.
 std::vector<std::pair<std::string, nn::LoRALinearImpl*>> lora_layers(const torch::nn::Module& model);
 
-/// A ~ U(±1/√in_features) from the counters (seed, parameter's name), B = 0.
+/// Of slots and banks: A ~ U(±1/√in_features) from the counters (seed, parameter's name), B = 0.
 void initialise(torch::nn::Module& model, uint64_t seed);
 
 /// Makes the parameters of each module whose path equals an item of `names` or ends with "." + item trainable; returns
@@ -32,7 +34,8 @@ void set_enabled(torch::nn::Module& model, bool enabled);
 void merge(torch::nn::Module& model);
 void unmerge(torch::nn::Module& model);
 
-/// The Frobenius norm of each adapter's update, ‖scaling · B A‖, by module path.
+/// The Frobenius norm of each adapter's update, ‖scaling · B A‖, by module path; of a bank, over all experts by
+/// projection.
 std::vector<std::pair<std::string, double>> update_norms(const torch::nn::Module& model);
 
 /// The parameters that require a gradient, under their names in the tree.

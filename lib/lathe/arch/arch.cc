@@ -68,6 +68,22 @@ ModelConfig read_transformers(const JsonObject& config, Families families) {
   return result;
 }
 
+// Calls visit(path of the experts, width, hidden width) for each layer that has them.
+template <typename Visit>
+void walk_experts(const Arch& arch, const Visit& visit) {
+  if (!mlp_experts(arch)) return;
+  const auto* bert = std::get_if<BertArch>(&arch);
+  for (int64_t i = 0; i < num_layers(arch); ++i) {
+    const std::string index = std::to_string(i);
+    if (bert != nullptr) {
+      visit("bert.encoder.layer." + index + ".moe.experts", bert->hidden_size, bert->intermediate_size);
+    } else {
+      const auto& mixer = std::get<MixerArch>(arch);
+      visit("blocks." + index + ".moe.experts", mixer.hidden_size, mixer.channels_hidden_size);
+    }
+  }
+}
+
 }  // namespace
 
 ModelConfig read_model_config(const std::string& path, Families families) {
@@ -166,6 +182,28 @@ std::vector<ParameterSpec> classifier_parameters(const Arch& arch, int64_t num_l
 
 std::vector<LinearSpec> classifier_linears(const Arch& arch, int64_t num_labels) {
   return std::visit([&](const auto& family) { return classifier_linears(family, num_labels); }, arch);
+}
+
+std::vector<LinearSpec> expert_linears(const Arch& arch) {
+  std::vector<LinearSpec> linears;
+  walk_experts(arch, [&](const std::string& path, int64_t width, int64_t hidden) {
+    for (int64_t e = 0; e < mlp_experts(arch)->num_experts; ++e) {
+      const std::string expert = path + "." + std::to_string(e);
+      linears.push_back({expert + ".up_proj", width, hidden});
+      linears.push_back({expert + ".down_proj", hidden, width});
+    }
+  });
+  return linears;
+}
+
+std::vector<LinearSpec> expert_parameters(const Arch& arch) {
+  std::vector<LinearSpec> parameters;
+  walk_experts(arch, [&](const std::string& path, int64_t width, int64_t hidden) {
+    const int64_t num_experts = mlp_experts(arch)->num_experts;
+    parameters.push_back({path + ".up_proj", width, hidden, num_experts});
+    parameters.push_back({path + ".down_proj", hidden, width, num_experts});
+  });
+  return parameters;
 }
 
 std::string head_module(const Arch& arch) {

@@ -60,6 +60,10 @@ int64_t vocab_size(const Arch& arch);
 std::vector<ParameterSpec> classifier_parameters(const Arch& arch, int64_t num_labels);
 /// Its linear layers, likewise.
 std::vector<LinearSpec> classifier_linears(const Arch& arch, int64_t num_labels);
+/// What adapters may target beside them: the matrices of the experts as linear layers, one by one
+/// (`experts.3.up_proj`), and the tensors that hold those of all experts (`experts.up_proj`).
+std::vector<LinearSpec> expert_linears(const Arch& arch);
+std::vector<LinearSpec> expert_parameters(const Arch& arch);
 /// The module that gives the logits: "classifier", "head", "lm_head".
 std::string head_module(const Arch& arch);
 /// The modules that a classification adapter always trains and saves whole, and that all-linear leaves out.

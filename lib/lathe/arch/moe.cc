@@ -123,6 +123,21 @@ std::vector<ParameterSpec> moe_block_tensors(const MoEArch& arch, ExpertLayout l
   return tensors;
 }
 
+std::vector<LinearSpec> moe_block_linears(const MoEArch& arch) {
+  constexpr std::string_view kWeight = ".weight";
+  std::vector<LinearSpec> linears;
+  for (const ParameterSpec& tensor : moe_block_tensors(arch, ExpertLayout::PerExpert)) {
+    const std::string path = tensor.name.substr(0, tensor.name.size() - kWeight.size());
+    if (path.ends_with("_proj")) linears.push_back({path, tensor.shape[1], tensor.shape[0]});
+  }
+  return linears;
+}
+
+std::vector<LinearSpec> moe_block_parameters(const MoEArch& arch) {
+  return {{"experts.gate_up_proj", arch.hidden_size, 2 * arch.expert_size, arch.num_experts},
+          {"experts.down_proj", arch.expert_size, arch.hidden_size, arch.num_experts}};
+}
+
 ExpertLayout match_moe_block(const std::vector<formats::TensorInfo>& tensors, const std::string& file,
                              const std::string& prefix, const MoEArch& arch) {
   std::map<std::string, const formats::TensorInfo*> found;

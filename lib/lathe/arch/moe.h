@@ -46,6 +46,11 @@ enum class ExpertLayout {
 /// The tensors of a block on disk, names relative to the block.
 std::vector<ParameterSpec> moe_block_tensors(const MoEArch& arch, ExpertLayout layout);
 
+/// What adapters may target in a block, names relative to it: linear layers (experts one by one, where their matrices
+/// are called gate_proj, up_proj and down_proj; shared experts), and the tensors of all experts.
+std::vector<LinearSpec> moe_block_linears(const MoEArch& arch);
+std::vector<LinearSpec> moe_block_parameters(const MoEArch& arch);
+
 /// The layout of the tensors below `prefix` ("model.layers.0.mlp."), all of them found and checked.
 /// Throws Error{Data} with one diagnostic per tensor (at most 40) that is missing, of another shape or dtype, or not of
 /// the block; for fused and per-expert tensors side by side.

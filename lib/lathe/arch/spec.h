@@ -29,6 +29,7 @@ struct LinearSpec {
   std::string path;
   int64_t in_features;
   int64_t out_features;
+  int64_t num_experts = 1;  ///< of a tensor that holds the matrices of all experts
 };
 
 // Far above any published model, far below what overflows a product of sizes.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <utility>
 
 #include "lathe/arch/regex.h"
@@ -11,6 +12,8 @@ namespace lathe::arch {
 namespace {
 
 using Names = std::vector<std::string>;
+
+constexpr int64_t kMaxAdaptedExperts = 1 << 18;  // in all layers
 
 bool is_all_linear(const formats::TargetModules& targets) {
   const auto* text = std::get_if<std::string>(&targets);
@@ -70,6 +73,22 @@ void check_every_name(const std::vector<LinearSpec>& linears, const Names& names
                                    [&](const LinearSpec& linear) { return matches_module_name(linear.path, name); });
     if (!known) throw_no_linear(origin, quote(name), name, linears);
   }
+}
+
+std::vector<LinearSpec> matched_parameters(const std::vector<LinearSpec>& parameters, const Names& names,
+                                           const TargetsOrigin& origin) {
+  std::vector<LinearSpec> matched;
+  std::copy_if(parameters.begin(), parameters.end(), std::back_inserter(matched),
+               [&](const LinearSpec& parameter) { return matches_any(parameter.path, names); });
+  for (const std::string& name : names) {
+    const bool used = std::any_of(matched.begin(), matched.end(), [&](const LinearSpec& parameter) {
+      return matches_module_name(parameter.path, name);
+    });
+    if (!used)
+      throw_no_match(origin, "target_parameters", quote(name) + " matches no tensor of experts in the model",
+                     suggest(name, leaf_names(parameters)));
+  }
+  return matched;
 }
 
 // rank_pattern or alpha_pattern.
@@ -132,9 +151,10 @@ TargetsOrigin origin_of_adapter(const std::string& directory) {
 }
 
 std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const formats::AdapterConfig& config,
-                                  const Arch& arch, const TargetsOrigin& origin) {
-  const formats::TargetModules targets =
-      config.target_modules.value_or(formats::TargetModules(default_target_modules(arch)));
+                                  const Arch& arch, const TargetsOrigin& origin,
+                                  const std::vector<LinearSpec>& parameters) {
+  const Names usual = config.target_parameters.empty() ? default_target_modules(arch) : Names();
+  const formats::TargetModules targets = config.target_modules.value_or(formats::TargetModules(usual));
   if (const auto* names = std::get_if<Names>(&targets); names != nullptr && origin.is_recipe())
     check_every_name(linears, *names, origin);
   const std::vector<bool> matched = matched_layers(linears, targets, arch, "target_modules", origin);
@@ -148,22 +168,46 @@ std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const 
   }
   Patterns ranks(config.rank_pattern, "rank_pattern", origin);
   Patterns alphas(config.alpha_pattern, "alpha_pattern", origin);
+  const std::vector<LinearSpec> tensors = matched_parameters(parameters, config.target_parameters, origin);
+  const auto holds_tensor = [&](const std::string& path) {
+    return std::any_of(tensors.begin(), tensors.end(), [&](const LinearSpec& tensor) {
+      return path.starts_with(tensor.path.substr(0, tensor.path.rfind('.') + 1));
+    });
+  };
   std::vector<Target> result;
   for (size_t i = 0; i < linears.size(); ++i) {
     const std::string& path = linears[i].path;
-    if (!matched[i] || excluded[i] || is_within_any(path, saved)) continue;
+    if (!matched[i] || excluded[i] || is_within_any(path, saved) || holds_tensor(path)) continue;
     result.push_back({linears[i], static_cast<int64_t>(ranks.first_match(path, static_cast<double>(config.r))),
                       alphas.first_match(path, config.lora_alpha)});
   }
-  if (result.empty()) {
+  const auto* listed = std::get_if<Names>(&targets);
+  const bool no_modules = listed != nullptr && listed->empty() && !config.target_parameters.empty();
+  if (result.empty() && !no_modules) {
     const auto* regex = std::get_if<std::string>(&targets);
     throw_no_linear(origin, regex != nullptr ? quote(*regex) : "the list", regex != nullptr ? *regex : "", linears);
+  }
+  for (const LinearSpec& parameter : tensors) {
+    if (is_within_any(parameter.path, saved)) continue;
+    result.push_back({parameter, static_cast<int64_t>(ranks.first_match(parameter.path, static_cast<double>(config.r))),
+                      alphas.first_match(parameter.path, config.lora_alpha)});
   }
   if (origin.is_recipe()) {
     ranks.check_every_pattern();
     alphas.check_every_pattern();
   }
   return result;
+}
+
+std::vector<Target> classifier_targets(const Arch& arch, int64_t num_labels, const formats::AdapterConfig& config,
+                                       const TargetsOrigin& origin) {
+  if (const auto& experts = mlp_experts(arch); experts && num_layers(arch) > kMaxAdaptedExperts / experts->num_experts)
+    throw_no_match(origin, "target_modules",
+                   "the model has more than " + std::to_string(kMaxAdaptedExperts) + " experts", "");
+  std::vector<LinearSpec> linears = classifier_linears(arch, num_labels);
+  const std::vector<LinearSpec> experts = expert_linears(arch);
+  linears.insert(linears.end(), experts.begin(), experts.end());
+  return match_targets(linears, config, arch, origin, expert_parameters(arch));
 }
 
 }  // namespace lathe::arch

@@ -18,9 +18,32 @@ Amount products(const ExpertsCost& cost, Amount assignments) {
   return product(cost, assignments, cost.up_features()) + product(cost, assignments, cost.hidden_features);
 }
 
-// A frozen matrix in 16 bits is converted when its expert's turn comes.
-Amount converted_bytes(const ExpertsCost& cost) {
-  return cost.storage == Storage::Float32 ? 0 : cost.in_features * cost.up_features() * kFloatBytes;
+// What decoding or converting one expert's matrices takes while a product of `rows` runs: both at once never.
+Amount converted_bytes(const ExpertsCost& cost, Amount rows) {
+  const auto of = [&](Storage storage, Amount columns) -> Amount {
+    const Amount matrix = cost.in_features * columns;
+    if (storage == Storage::Float32) return 0;
+    if (storage == Storage::BFloat16) return matrix * kFloatBytes;
+    const bool narrow = cost.compute == Storage::BFloat16;
+    const Amount panel = std::min(matrix * bytes_per_element(cost.compute), kPanelBytes);
+    return panel + (narrow ? 2 * rows * (cost.in_features + columns) : 0);
+  };
+  return std::max(of(cost.up_storage, cost.up_features()), of(cost.down_storage, cost.hidden_features));
+}
+
+// A masked copy of an adapter's input, backward with the product that is masked.
+Amount masked_bytes(const ExpertsCost& cost, Amount rows, bool backward) {
+  if (!cost.adapter_dropout || cost.adapter_parameters() == 0) return 0;
+  return rows * std::max(cost.in_features, cost.hidden_features) * kFloatBytes * (backward ? 2 : 1);
+}
+
+// The gradients of the adapters of all experts.
+void add_adapter_gradients(Ledger& ledger, const ExpertsCost& cost) {
+  const auto add = [&](const char* name, Amount parameters) {
+    if (parameters > 0) ledger.add_gradient(cost.path + ".experts." + name + ".lora", parameters * kFloatBytes);
+  };
+  add("up_proj", cost.up_ranks * (cost.in_features + cost.up_features()));
+  add("down_proj", cost.down_ranks * (cost.in_features + cost.hidden_features));
 }
 
 // All of them are written before the first is added to one that is there.
@@ -44,6 +67,7 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
   const Amount of_expert = std::min(x.rows, cost.fullest * mean);  // a token comes to an expert once
   const Amount routing = cost.router_matrices * 2 * x.rows * D * E;
   ledger.count(Part::Linear, routing + products(cost, assignments));
+  ledger.count(Part::Adapter, 2 * assignments / E * cost.adapter_parameters());
   // Logits, scores and their logarithms in float64; tokens, experts and gates of the assignments, sorted and not.
   const Buffer router = ledger.allocate(x.rows * E * (2 * kFloatBytes + kDoubleBytes) +
                                         assignments * (4 * kIndexBytes + 3 * kFloatBytes));
@@ -51,20 +75,27 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
   const Saved input(ledger, x);
   const Value h = ledger.tensor(assignments, cost.up_features());
   Value y = ledger.tensor(x.rows, D);
-  { const Buffer passing = ledger.allocate(of_expert * (2 * D + F) * kFloatBytes + converted_bytes(cost)); }
-  ledger.record(y, {&x}, cost.trains,
+  {
+    const Buffer passing = ledger.allocate(of_expert * (2 * D + F) * kFloatBytes + converted_bytes(cost, of_expert) +
+                                           masked_bytes(cost, of_expert, false));
+  }
+  ledger.record(y, {&x}, cost.trains || cost.adapter_parameters() > 0,
                 [&ledger, cost, router, input, h = h.buffer, routing, assignments, of_expert,
                  wants_dx = x.needs_gradient(), elements = x.elements()](const Buffer&) {
                   const Amount D = cost.in_features, F = cost.hidden_features, H = cost.up_features();
                   const Buffer x = input.unpack();
                   Buffer dx = wants_dx ? ledger.allocate(elements * kFloatBytes) : nullptr;
                   const Buffer dgates = ledger.allocate(assignments * kFloatBytes);
-                  const Amount written = cost.trains ? cost.num_experts * D * (H + F) : 0;
+                  const Amount written = (cost.trains ? cost.num_experts * D * (H + F) : 0) + cost.adapter_parameters();
                   {
-                    const Buffer passing = ledger.allocate((of_expert * (3 * D + 2 * F + H) + written) * kFloatBytes +
-                                                           converted_bytes(cost));
+                    const Buffer passing =
+                        ledger.allocate((of_expert * (3 * D + 2 * F + H) + written) * kFloatBytes +
+                                        converted_bytes(cost, of_expert) + masked_bytes(cost, of_expert, true));
                   }
                   if (cost.trains) add_gradients(ledger, cost);
+                  add_adapter_gradients(ledger, cost);
+                  const Amount adapted = 2 * assignments / cost.num_experts * cost.adapter_parameters();
+                  ledger.count(Part::Adapter, 2 * adapted);
                   // The gradients of activations, and those of weights.
                   ledger.count(Part::Linear, (wants_dx ? 1 : 0) * routing + (cost.trains ? routing : 0));
                   ledger.count(Part::Linear, wants_dx ? products(cost, assignments) : product(cost, assignments, F));

@@ -10,6 +10,8 @@
 namespace lathe::cost {
 namespace {
 
+constexpr const char* kExperts = ".experts.";
+
 std::string module_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
 
 Storage storage_of(recipe::StorageType type) {
@@ -46,25 +48,50 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
     if (is_quantised(spec.path)) linear.storage = Storage::FourBit;
     linears_.emplace(spec.path, linear);
   }
-  for (const arch::Target& target : resolved.targets) {
-    LinearCost& linear = linears_.at(target.linear.path);
-    linear.rank = static_cast<Amount>(target.rank);
-    linear.adapter_dropout = resolved.adapter->lora_dropout > 0;
-    adapter_ += linear.adapter_parameters();
-  }
+  adapter_dropout_ = resolved.adapter && resolved.adapter->lora_dropout > 0;
+  for (const arch::Target& target : resolved.targets) add_target(target);
   add_parameters(match, resolved.random);
+}
+
+void TrainedModel::add_target(const arch::Target& target) {
+  const std::string& path = target.linear.path;
+  const auto rank = static_cast<Amount>(target.rank);
+  if (const auto found = linears_.find(path); found != linears_.end()) {
+    found->second.rank = rank;
+    found->second.adapter_dropout = adapter_dropout_;
+    adapter_ += found->second.adapter_parameters();
+    return;
+  }
+  const auto num_experts = static_cast<Amount>(target.linear.num_experts);
+  const std::string projection = path.substr(path.rfind('.') + 1);
+  expert_ranks_[path.substr(0, path.find(kExperts)) + "." + projection] += rank * num_experts;
+  adapter_ += rank * num_experts * static_cast<Amount>(target.linear.in_features + target.linear.out_features);
 }
 
 ExpertsCost TrainedModel::experts(const std::string& path, int64_t layer, int64_t in_features,
                                   int64_t hidden_features) const {
   const arch::MlpExperts& shape = *arch::mlp_experts(arch_);
+  const bool trained = trains(path + ".experts");
   ExpertsCost cost{path,
                    static_cast<Amount>(shape.num_experts),
                    static_cast<Amount>(shape.top_k),
                    static_cast<Amount>(in_features),
                    static_cast<Amount>(hidden_features),
-                   trains(path)};
-  cost.storage = cost.trains ? Storage::Float32 : storage_;
+                   trained};
+  const auto storage = [&](const char* projection) {
+    if (trained) return Storage::Float32;
+    return is_quantised(path + kExperts + projection) ? Storage::FourBit : storage_;
+  };
+  cost.up_storage = storage("up_proj");
+  cost.down_storage = storage("down_proj");
+  cost.compute = trained ? Storage::Float32 : compute_;
+  cost.adapter_dropout = adapter_dropout_;
+  const auto ranks = [&](const char* projection) {
+    const auto found = expert_ranks_.find(path + "." + projection);
+    return found == expert_ranks_.end() ? 0 : found->second;
+  };
+  cost.up_ranks = ranks("up_proj");
+  cost.down_ranks = ranks("down_proj");
   using Router = arch::MlpExperts::Router;
   cost.router_matrices = shape.router == Router::Noisy ? 2 : shape.router == Router::Random ? 0 : 1;
   cost.whole_shares = shape.router == Router::ExpertChoice;
@@ -82,7 +109,10 @@ ExpertsCost TrainedModel::experts(const std::string& path, const arch::MoEArch& 
                    static_cast<Amount>(shape.hidden_size),
                    static_cast<Amount>(shape.expert_size),
                    trains(path)};
-  cost.storage = cost.trains ? Storage::Float32 : is_quantised(path) ? Storage::FourBit : storage_;
+  cost.up_storage = cost.down_storage = cost.trains          ? Storage::Float32
+                                        : is_quantised(path) ? Storage::FourBit
+                                                             : storage_;
+  cost.compute = cost.trains ? Storage::Float32 : compute_;
   cost.gated = true;
   return cost;
 }
@@ -116,13 +146,14 @@ void TrainedModel::add_parameters(const arch::CheckpointMatch& match, bool rando
     const size_t dimensions = item.parameter.shape.size();
     const bool matrix = (dimensions == 2 || dimensions == 3) && !trained;  // not a stem's convolution
     // A decoder's experts are matrices of its checkpoint like others.
-    const bool expert = arch::is_causal(arch_) && dimensions == 3 && is_quantised(module);
+    const bool expert = dimensions == 3 && is_quantised(arch::is_causal(arch_) ? module : item.parameter.name);
     const Storage storage = expert ? Storage::FourBit : linear != linears_.end() ? linear->second.storage : storage_;
     const Amount bytes = matrix ? matrix_bytes(item, storage) : count * kFloatBytes;
     weight_bytes_ += bytes;
     if (trained && item.tensor != nullptr) files += static_cast<Amount>(item.tensor->info.num_bytes());
+    const Amount drawn = count * kFloatBytes / (expert ? static_cast<Amount>(item.parameter.shape[0]) : 1);
     (matrix && storage == Storage::FourBit ? packed : dense)
-        .push_back({bytes, random && bytes < count * kFloatBytes ? count * kFloatBytes : 0});
+        .push_back({bytes, random && bytes < count * kFloatBytes ? drawn : 0});
   }
   // In the order of loading: what is drawn in float32 and stored in less lives twice; four bits come last.
   Amount loaded = adapter_ * kFloatBytes;
@@ -134,12 +165,14 @@ void TrainedModel::add_parameters(const arch::CheckpointMatch& match, bool rando
   loading_peak_bytes_ = std::max(loading_peak_bytes_, weight_bytes_ + files);
 }
 
-// Of a matrix that does not train.
+// Of a matrix that does not train; each expert is packed by itself.
 Amount TrainedModel::matrix_bytes(const arch::CheckpointMatch::Item& item, Storage storage) const {
-  const Amount count = num_elements(item.parameter.shape);
+  const std::vector<int64_t>& shape = item.parameter.shape;
+  const Amount count = num_elements(shape);
   if (storage != Storage::FourBit) return count * bytes_per_element(storage_);
-  return item.four_bit != nullptr ? stored_.at(module_of(item.parameter.name))
-                                  : four_bit_bytes(count, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
+  if (item.four_bit != nullptr) return stored_.at(module_of(item.parameter.name));
+  const Amount matrices = shape.size() == 3 ? static_cast<Amount>(shape[0]) : 1;
+  return matrices * four_bit_bytes(count / matrices, static_cast<Amount>(quant_.blocksize), quant_.double_quant);
 }
 
 Value forward(Ledger& ledger, const TrainedModel& model, const Batch& batch, bool training,

@@ -45,6 +45,7 @@ class TrainedModel {
   bool trains(const std::string& path) const;
   bool is_quantised(const std::string& path) const;
   Amount matrix_bytes(const arch::CheckpointMatch::Item& item, Storage storage) const;
+  void add_target(const arch::Target& target);
   void add_parameters(const arch::CheckpointMatch& match, bool random);
 
   arch::Arch arch_;
@@ -56,6 +57,8 @@ class TrainedModel {
   std::vector<std::string> saved_modules_;
   std::map<std::string, Amount> stored_;  // bytes of the checkpoint's weights in four bits, by module
   std::map<std::string, LinearCost> linears_;
+  std::map<std::string, Amount> expert_ranks_;  // of adapters, summed over the experts, by projection
+  bool adapter_dropout_ = false;
   Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_peak_bytes_ = 0;
 };
 

@@ -7,8 +7,6 @@
 namespace lathe::cost {
 namespace {
 
-constexpr Amount kPanelBytes = 1 << 21;  // of decoded weights at a time, as nn::NF4Linear has it
-
 // What a product converts for as long as it runs: the weight, and with it the rows on both sides.
 Amount conversion_bytes(const LinearCost& linear, Amount rows) {
   const Amount weight = linear.in_features * linear.out_features;

@@ -13,6 +13,9 @@
 /// component nn. Change the two together; tests/train/cost_test.cc holds them against each other.
 namespace lathe::cost {
 
+/// Of decoded weights at a time, as nn::NF4Linear has them.
+inline constexpr Amount kPanelBytes = 1 << 21;
+
 /// The type of a matrix in memory.
 enum class Storage { Float32, BFloat16, FourBit };
 /// Of the dense ones.
@@ -90,15 +93,20 @@ struct ExpertsCost {
   std::string path;
   Amount num_experts = 0, top_k = 0, in_features = 0, hidden_features = 0;
   bool trains = false;
-  Storage storage = Storage::Float32;
-  Amount router_matrices = 1;      ///< two with noise, none at random
-  Amount fullest = kUsualFullest;  ///< the fullest expert's load over the mean
-  bool whole_shares = false;       ///< the experts choose, each as many tokens: a part of one counts as one
-  bool gated = false;              ///< SwiGLU without biases, as in decoders; else GELU with biases
+  Storage up_storage = Storage::Float32, down_storage = Storage::Float32, compute = Storage::Float32;
+  Amount up_ranks = 0, down_ranks = 0;  ///< of the experts' adapters, summed over the experts
+  bool adapter_dropout = false;
+  Amount router_matrices = 1;        ///< two with noise, none at random
+  Amount fullest = kUsualFullest;    ///< the fullest expert's load over the mean
+  bool whole_shares = false;         ///< the experts choose, each as many tokens: a part of one counts as one
+  bool gated = false;                ///< SwiGLU without biases, as in decoders; else GELU with biases
   std::vector<LinearCost> shared{};  ///< the two layers of the shared experts, or none
 
   /// Columns of the first product.
   Amount up_features() const { return (gated ? 2 : 1) * hidden_features; }
+  Amount adapter_parameters() const {
+    return up_ranks * (in_features + up_features()) + down_ranks * (in_features + hidden_features);
+  }
 };
 /// nn::MoELayer::forward.
 Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost);

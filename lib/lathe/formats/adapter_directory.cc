@@ -23,7 +23,8 @@ const std::set<std::string> kHarmless = {
 
 const std::set<std::string> kRead = {"init_lora_weights", "peft_type",       "task_type",    "r",
                                      "lora_alpha",        "lora_dropout",    "use_rslora",   "target_modules",
-                                     "exclude_modules",   "modules_to_save", "rank_pattern", "alpha_pattern"};
+                                     "exclude_modules",   "modules_to_save", "rank_pattern", "alpha_pattern",
+                                     "target_parameters"};
 
 bool is_truthy(const Json& value) {
   if (value.is_null()) return false;
@@ -131,6 +132,9 @@ AdapterConfig read_adapter_config(const std::string& directory) {
   config.use_rslora = object.boolean("use_rslora", false);
   config.target_modules = read_targets(object, "target_modules");
   config.exclude_modules = read_targets(object, "exclude_modules");
+  config.target_parameters = read_strings(object, "target_parameters");
+  if (!config.target_parameters.empty() && config.lora_dropout > 0)
+    throw object.error("lora_dropout", "has no meaning for target_parameters", "PEFT has none there either");
   config.modules_to_save = read_strings(object, "modules_to_save");
   config.rank_pattern = read_patterns(object, "rank_pattern", true);
   config.alpha_pattern = read_patterns(object, "alpha_pattern", false);
@@ -168,6 +172,7 @@ std::string adapter_config_text(const AdapterConfig& config) {
   if (!config.base_model_name_or_path.empty()) json["base_model_name_or_path"] = config.base_model_name_or_path;
   if (config.exclude_modules) json["exclude_modules"] = to_json(*config.exclude_modules);
   if (config.target_modules) json["target_modules"] = to_json(*config.target_modules);
+  if (!config.target_parameters.empty()) json["target_parameters"] = config.target_parameters;
   if (!config.modules_to_save.empty()) json["modules_to_save"] = config.modules_to_save;
   if (!config.task_type.empty()) json["task_type"] = config.task_type;
   return json.dump(2) + "\n";

@@ -25,6 +25,9 @@ struct AdapterConfig {
   bool use_rslora = false;
   std::optional<TargetModules> target_modules;
   std::optional<TargetModules> exclude_modules;
+  /// Tensors of all experts ("experts.down_proj"): equal, or the path ends with "." + name. Then target_modules may be
+  /// absent or empty.
+  std::vector<std::string> target_parameters;
   std::vector<std::string> modules_to_save;
   std::vector<Pattern> rank_pattern;  ///< in the file's order: the first match wins
   std::vector<Pattern> alpha_pattern;

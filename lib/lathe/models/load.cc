@@ -7,12 +7,14 @@
 #include <cmath>
 #include <map>
 #include <numbers>
+#include <set>
 
 #include "lathe/base/error.h"
 #include "lathe/base/random.h"
 #include "lathe/io/tensors.h"
 #include "lathe/models/quantize.h"
 #include "lathe/nn/modules.h"
+#include "lathe/nn/moe_experts.h"
 #include "lathe/nn/moe_router.h"
 #include "lathe/nn/nf4.h"
 
@@ -51,12 +53,15 @@ double drawn(const arch::Initial& initial, uint64_t key, uint64_t index) {
   return 0;
 }
 
-at::Tensor draw(at::IntArrayRef shape, const arch::Initial& initial, uint64_t seed, const std::string& name) {
+// The elements from `first` on of the parameter of that name.
+at::Tensor draw(at::IntArrayRef shape, const arch::Initial& initial, uint64_t seed, const std::string& name,
+                int64_t first = 0) {
   const at::Tensor values = at::empty(shape, at::kFloat);
   const uint64_t key = make_key(seed, name_key(name));
   auto* data = values.data_ptr<float>();
   at::parallel_for(0, values.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) data[i] = static_cast<float>(drawn(initial, key, static_cast<uint64_t>(i)));
+    for (int64_t i = begin; i < end; ++i)
+      data[i] = static_cast<float>(drawn(initial, key, static_cast<uint64_t>(first + i)));
   });
   return values;
 }
@@ -86,11 +91,37 @@ void quantize_drawn(nn::NF4LinearImpl& layer, const arch::ParameterSpec& paramet
   layer.quantize(draw(parameter.shape, parameter.initial, seed, parameter.name), parameter.name);
 }
 
+// The experts that are in four bits, one by one; returns their layers.
+std::set<const torch::nn::Module*> quantize_experts(torch::nn::Module& model, const Items& items,
+                                                    io::ModelTensors& files, nn::Precision precision, uint64_t seed) {
+  std::set<const torch::nn::Module*> done;
+  for (const auto& [path, bank] : nn::expert_banks(model)) {
+    for (const std::string& projection : bank->projections()) {
+      int64_t expert = 0;
+      for (nn::NF4Linear layer : bank->four_bit_layers(projection)) {
+        const arch::CheckpointMatch::Item& item = item_of(items, path + "." + projection);
+        layer->options.compute(precision.compute);
+        done.insert(layer.get());
+        if (item.tensor != nullptr) {
+          quantize_from_file(*layer, *item.tensor, files, expert++);
+          continue;
+        }
+        const std::string& name = item.parameter.name;
+        layer->quantize(draw({layer->out_features(), layer->in_features()}, item.parameter.initial, seed, name,
+                             expert++ * layer->out_features() * layer->in_features()),
+                        name);
+      }
+    }
+  }
+  return done;
+}
+
 void quantize_weights(torch::nn::Module& model, const Items& items, io::ModelTensors& files, nn::Precision precision,
                       uint64_t seed) {
+  const std::set<const torch::nn::Module*> experts = quantize_experts(model, items, files, precision, seed);
   for (const auto& entry : model.named_modules("", /*include_self=*/false)) {
     auto* layer = dynamic_cast<nn::NF4LinearImpl*>(entry.value().get());
-    if (layer == nullptr) continue;
+    if (layer == nullptr || experts.contains(layer)) continue;
     const std::string name = checkpoint_name(entry.key() + ".weight");
     const arch::CheckpointMatch::Item& item = item_of(items, name);
     layer->options.compute(precision.compute);

@@ -10,6 +10,7 @@
 
 #include "lathe/arch/targets.h"
 #include "lathe/base/error.h"
+#include "lathe/nn/moe_experts.h"
 
 namespace lathe::models {
 namespace {
@@ -47,11 +48,17 @@ void drop_pages(const at::Tensor& mapped) {
 
 }  // namespace
 
-void quantize_from_file(nn::NF4LinearImpl& layer, const formats::TensorLocation& location, io::ModelTensors& files) {
-  const at::Tensor dense = files.tensor(location);
+void quantize_from_file(nn::NF4LinearImpl& layer, const formats::TensorLocation& location, io::ModelTensors& files,
+                        std::optional<int64_t> expert) {
+  at::Tensor dense = files.tensor(location);
+  std::string name = location.info.name;
+  if (expert) {
+    dense = dense.select(0, *expert);
+    name += "[" + std::to_string(*expert) + "]";
+  }
   const bool narrow = dense.scalar_type() == at::kBFloat16 || dense.scalar_type() == at::kHalf;
   try {
-    layer.quantize(narrow ? dense : dense.to(at::kFloat), location.info.name);
+    layer.quantize(narrow ? dense : dense.to(at::kFloat), name);
   } catch (const c10::ValueError& error) {
     throw data_error(location.file, error.what_without_backtrace());
   }
@@ -61,6 +68,11 @@ void quantize_from_file(nn::NF4LinearImpl& layer, const formats::TensorLocation&
 void quantize_slots(torch::nn::Module& model, nn::NF4LinearOptions options, const std::vector<std::string>& skip) {
   for (const nn::NamedSlot& named : nn::named_slots(model)) {
     if (!arch::is_within_any(named.path, skip)) replace(named, options);
+  }
+  for (const auto& [path, bank] : nn::expert_banks(model)) {
+    for (const std::string& projection : bank->projections()) {
+      if (!arch::is_within_any(path + "." + projection, skip)) bank->quantize(projection, options);
+    }
   }
 }
 

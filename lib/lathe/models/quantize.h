@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,14 +10,15 @@
 
 namespace lathe::models {
 
-/// Puts an NF4Linear, still without a weight, into every slot of a skeleton, but for the modules whose path equals an
-/// item of `skip` or ends with "." + item, and what is inside of them. load_weights() then quantises each weight as it
-/// is read.
+/// Puts an NF4Linear, still without a weight, into every slot of a skeleton and in the place of every expert's
+/// matrices, but for the modules (and tensors of experts) whose path equals an item of `skip` or ends with "." + item,
+/// and what is inside of them. load_weights() then quantises each weight as it is read.
 void quantize_slots(torch::nn::Module& model, nn::NF4LinearOptions options, const std::vector<std::string>& skip);
 
-/// Fills a layer from a dense weight of a file, of which no page then stays in memory. Throws Error{Data} when a value
-/// is not finite.
-void quantize_from_file(nn::NF4LinearImpl& layer, const formats::TensorLocation& location, io::ModelTensors& files);
+/// Fills a layer from a dense weight of a file, or from that of one expert in a tensor of all, of which no page then
+/// stays in memory. Throws Error{Data} when a value is not finite.
+void quantize_from_file(nn::NF4LinearImpl& layer, const formats::TensorLocation& location, io::ModelTensors& files,
+                        std::optional<int64_t> expert = {});
 
 /// Puts an NF4Linear into the slots whose weights a checkpoint has in four bits, each as it is stored. What is skipped
 /// stays dense, and load_weights() decodes it.

@@ -147,6 +147,11 @@ Tensor apply_plan(const Tensor& x, c10::intrusive_ptr<JointPlan> plan, const var
 
 }  // namespace
 
+double LoRALinearOptions::scaling() const {
+  const auto size = static_cast<double>(rank());
+  return alpha() / (rank_stabilised() ? std::sqrt(size) : size);
+}
+
 MatrixImpl::MatrixImpl(int64_t rows, int64_t columns) {
   weight = register_parameter("weight", at::zeros({rows, columns}));
 }
@@ -172,11 +177,6 @@ void LoRALinearImpl::reset_parameters() {
   const at::NoGradGuard no_grad;
   torch::nn::init::kaiming_uniform_(lora_A->weight, std::sqrt(5.0));
   lora_B->weight.zero_();
-}
-
-double LoRALinearImpl::scaling() const {
-  const auto rank = static_cast<double>(options.rank());
-  return options.alpha() / (options.rank_stabilised() ? std::sqrt(rank) : rank);
 }
 
 Tensor LoRALinearImpl::update() const {

@@ -21,6 +21,9 @@ struct LoRALinearOptions {
   TORCH_ARG(bool, rank_stabilised) = false;
   /// Probability with which an element of A's input is zeroed in training, in [0, 1). Default: 0, none
   TORCH_ARG(double, dropout) = 0;
+
+ public:
+  double scaling() const;
 };
 
 /// A weight under a name of its own, as in `lora_A.weight`.
@@ -60,7 +63,7 @@ class LoRALinearImpl : public LinearBase {
   Tensor dense_weight() const override;
   void pretty_print(std::ostream& stream) const override;
 
-  double scaling() const;
+  double scaling() const { return options.scaling(); }
   /// scaling · B A [out_features, in_features], float32.
   Tensor update() const;
 

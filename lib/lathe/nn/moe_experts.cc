@@ -1,10 +1,8 @@
 #include "lathe/nn/moe_experts.h"
 
-#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <utility>
@@ -13,218 +11,10 @@
 #include "lathe/nn/counter_tensors.h"
 #include "lathe/nn/gemm.h"
 #include "lathe/nn/linear.h"
-#include "lathe/nn/moe_activation.h"
-#include "lathe/nn/moe_kernels.h"
+#include "lathe/nn/moe_bank.h"
 
 namespace lathe::nn {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-constexpr int64_t kAddedRowsPerTask = 16;
-
-// What the node knows beside its tensors. Those stand in one list: x, gates, up and down weight, biases, adapters;
-// a place of -1 means that there is none.
-struct BankPlan : torch::CustomClassHolder {
-  struct Update {
-    bool of_down;
-    int64_t first_row, num_rows;
-    double scaling;
-    size_t A, B;
-  };
-  ExpertGroups groups;
-  ExpertActivationPass activation;
-  int64_t num_experts = 0;
-  int up_bias = -1, down_bias = -1;
-  std::vector<Update> updates;
-};
-
-constexpr size_t kInput = 0, kGates = 1, kUp = 2, kDown = 3;
-
-// One expert's part of the tensors of a list.
-class Expert {
- public:
-  Expert(const BankPlan& plan, const variable_list& tensors, int64_t index)
-      : plan_(plan),
-        tensors_(tensors),
-        index_(index),
-        first_row(plan.groups.offsets[static_cast<size_t>(index)]),
-        num_rows(plan.groups.offsets[static_cast<size_t>(index) + 1] - first_row) {}
-
-  // Matrix number `place`, in the type of x.
-  Tensor matrix(size_t place) const {
-    return tensors_[place].detach().select(0, index_).to(tensors_[kInput].scalar_type());
-  }
-  Tensor bias(int place) const { return place < 0 ? Tensor() : matrix(static_cast<size_t>(place)); }
-  Tensor rows_of(const Tensor& sorted) const { return sorted.narrow(0, first_row, num_rows); }
-  Tensor gathered(const Tensor& x_TD) const { return at::index_select(x_TD, 0, rows_of(plan_.groups.token_A)); }
-  int64_t mask_place(int64_t columns) const { return first_row * columns; }
-
-  // y += the updates of one projection of x.
-  void add_updates(bool of_down, const Tensor& x, const Tensor& y) const {
-    for (const BankPlan::Update& update : plan_.updates) {
-      if (update.of_down != of_down) continue;
-      gemm_add(y.narrow(1, update.first_row, update.num_rows), gemm(x, matrix(update.A).t()), matrix(update.B).t(),
-               update.scaling);
-    }
-  }
-  // dx += what the updates send back of dy.
-  void add_update_gradients(bool of_down, const Tensor& dy, const Tensor& dx) const {
-    for (const BankPlan::Update& update : plan_.updates) {
-      if (update.of_down != of_down) continue;
-      const Tensor part = dy.narrow(1, update.first_row, update.num_rows);
-      gemm_add(dx, gemm(part, matrix(update.B)), matrix(update.A), update.scaling);
-    }
-  }
-
- private:
-  const BankPlan& plan_;
-  const variable_list& tensors_;
-  int64_t index_;
-
- public:
-  int64_t first_row, num_rows;
-};
-
-void add_rows(const Tensor& rows, const Tensor& index, const Tensor& out) {
-  if (!uses_kernels(out)) {
-    out.index_add_(0, index, rows);
-    return;
-  }
-  const int64_t columns = out.size(1);
-  at::parallel_for(0, rows.size(0), kAddedRowsPerTask, [&](int64_t begin, int64_t end) {
-    kernels::add_rows(rows.const_data_ptr<float>() + begin * columns, index.const_data_ptr<int64_t>() + begin,
-                      out.data_ptr<float>(), end - begin, columns);
-  });
-}
-
-// The gradients of a node's tensors, filled expert by expert.
-class BankGradients {
- public:
-  BankGradients(const BankPlan& plan, const variable_list& tensors, const std::vector<bool>& wanted)
-      : plan_(plan), tensors_(tensors) {
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      if (!wanted[i]) {
-        grads.emplace_back();
-      } else if (i == kInput || i == kGates) {
-        grads.push_back(at::zeros(tensors[i].sizes(), tensors[i].options()));
-      } else {
-        grads.push_back(at::empty(tensors[i].sizes(), tensors[i].options()));
-      }
-    }
-  }
-
-  // h: the first product of the sorted rows. dy [T, D].
-  void add_expert(int64_t index, const Tensor& h, const Tensor& gates, const Tensor& dy_TD) {
-    const Expert expert(plan_, tensors_, index);
-    if (expert.num_rows == 0) {
-      for (size_t i = kUp; i < grads.size(); ++i) {
-        if (grads[i].defined()) grads[i].select(0, index).zero_();
-      }
-      return;
-    }
-    const Tensor dy = expert.gathered(dy_TD), gate = expert.rows_of(gates);
-    Tensor dact = gemm(dy, expert.matrix(kDown));
-    expert.add_update_gradients(true, dy, dact);
-    const auto back = plan_.activation.backward(expert.rows_of(h), expert.bias(plan_.up_bias), gate,
-                                                expert.mask_place(dact.size(1)), dact);
-    add_weight_gradients(true, kDown, index, back.y, dy);
-    Tensor dgate = back.dscale;
-    if (plan_.down_bias >= 0) {
-      dgate = dgate + at::mv(dy, expert.bias(plan_.down_bias));
-      set(plan_.down_bias, index, [&] { return at::mv(dy.t(), gate); });
-    }
-    set(plan_.up_bias, index, [&] { return back.dh.sum(0); });
-    if (grads[kGates].defined()) grads[kGates].index_copy_(0, expert.rows_of(plan_.groups.order_A), dgate);
-    if (needs_up_input()) add_weight_gradients(false, kUp, index, expert.gathered(tensors_[kInput]), back.dh);
-    if (!grads[kInput].defined()) return;
-    Tensor dx = gemm(back.dh, expert.matrix(kUp));
-    expert.add_update_gradients(false, back.dh, dx);
-    add_rows(dx, expert.rows_of(plan_.groups.token_A), grads[kInput]);
-  }
-
-  variable_list grads;
-
- private:
-  bool needs_up_input() const {
-    bool needed = grads[kUp].defined();
-    for (const auto& update : plan_.updates) needed = needed || (!update.of_down && grads[update.A].defined());
-    return needed;
-  }
-
-  template <typename F>
-  void set(int place, int64_t index, const F& value) {
-    if (place >= 0 && grads[static_cast<size_t>(place)].defined())
-      grads[static_cast<size_t>(place)].select(0, index).copy_(value());
-  }
-
-  // Of one projection y = x (W + updates)ᵀ of one expert.
-  void add_weight_gradients(bool of_down, size_t place, int64_t index, const Tensor& x, const Tensor& dy) {
-    const Expert expert(plan_, tensors_, index);
-    if (grads[place].defined()) {
-      Tensor out = grads[place].select(0, index);
-      if (out.scalar_type() == x.scalar_type()) {
-        gemm_out(out, dy.t(), x);
-      } else {
-        out.copy_(gemm(dy.t(), x));
-      }
-    }
-    for (const auto& update : plan_.updates) {
-      if (update.of_down != of_down || !grads[update.A].defined()) continue;
-      const Tensor part = dy.narrow(1, update.first_row, update.num_rows);
-      const Tensor down = gemm(x, expert.matrix(update.A).t()), back = gemm(part, expert.matrix(update.B));
-      grads[update.B].select(0, index).copy_(gemm(part.t(), down).mul_(update.scaling));
-      grads[update.A].select(0, index).copy_(gemm(back.t(), x).mul_(update.scaling));
-    }
-  }
-
-  const BankPlan& plan_;
-  const variable_list& tensors_;
-};
-
-// Saves its tensors, the sorted gates and the first product of the sorted rows.
-struct BankFunction : torch::autograd::Function<BankFunction> {
-  static Tensor forward(AutogradContext* ctx, at::TensorList inputs, const c10::intrusive_ptr<BankPlan>& plan) {
-    variable_list tensors = inputs.vec();
-    const Tensor& x_TD = tensors[kInput];
-    const Tensor gates = at::index_select(tensors[kGates], 0, plan->groups.order_A).to(x_TD.scalar_type());
-    Tensor h = at::empty({plan->groups.num_rows(), tensors[kUp].size(1)}, x_TD.options());
-    Tensor y_TD = at::zeros({x_TD.size(0), tensors[kDown].size(1)}, x_TD.options());
-    for (int64_t e = 0; e < plan->num_experts; ++e) {
-      const Expert expert(*plan, tensors, e);
-      if (expert.num_rows == 0) continue;
-      const Tensor x = expert.gathered(x_TD), gate = expert.rows_of(gates);
-      Tensor product = expert.rows_of(h);
-      gemm_out(product, x, expert.matrix(kUp).t());
-      expert.add_updates(false, x, product);
-      const Tensor act = plan->activation.forward(product, expert.bias(plan->up_bias), gate,
-                                                  expert.mask_place(tensors[kDown].size(2)));
-      const Tensor y = gemm(act, expert.matrix(kDown).t());
-      expert.add_updates(true, act, y);
-      if (plan->down_bias >= 0) y.addr_(gate, expert.bias(plan->down_bias));
-      add_rows(y, expert.rows_of(plan->groups.token_A), y_TD);
-    }
-    ctx->saved_data["plan"] = c10::IValue::make_capsule(plan);
-    tensors.insert(tensors.end(), {gates, h});
-    ctx->save_for_backward(std::move(tensors));
-    return y_TD;
-  }
-
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    variable_list tensors = ctx->get_saved_variables();
-    const auto plan = c10::static_intrusive_pointer_cast<BankPlan>(ctx->saved_data["plan"].toCapsule());
-    const Tensor h = tensors.back(), gates = tensors[tensors.size() - 2];
-    tensors.resize(tensors.size() - 2);
-    std::vector<bool> wanted;
-    for (size_t i = 0; i < tensors.size(); ++i) wanted.push_back(ctx->needs_input_grad(i));
-    const Tensor dy = grads[0].contiguous();
-    BankGradients result(*plan, tensors, wanted);
-    for (int64_t e = 0; e < plan->num_experts; ++e) result.add_expert(e, h, gates, dy);
-    result.grads.emplace_back();  // the plan
-    return std::move(result.grads);
-  }
-};
 
 Tensor uniform_parameter(at::IntArrayRef shape, double bound, uint64_t key) {
   return counter_uniform(shape, key).mul_(2 * bound).sub_(bound).to(at::kFloat);
@@ -256,40 +46,208 @@ void ExpertBankImpl::initialise(uint64_t key) {
   down_bias.set_data(uniform_parameter(down_bias.sizes(), down, make_key(key, name_key("down bias"))));
 }
 
-void ExpertBankImpl::add_lora(const ExpertLoRAOptions& lora, uint64_t key) {
+std::vector<std::string> ExpertBankImpl::projections() const {
+  return {options.activation() == ExpertActivation::SwiGLU ? "gate_up_proj" : "up_proj", "down_proj"};
+}
+
+bool ExpertBankImpl::is_down(const std::string& projection) const {
+  const std::vector<std::string> known = projections();
+  TORCH_CHECK_VALUE(projection == known[0] || projection == known[1], "ExpertBank: expected ", known[0], " or ",
+                    known[1], ", got ", projection);
+  return projection == known[1];
+}
+
+std::vector<int64_t> ExpertBankImpl::shape_of(const std::string& projection) const {
+  const int64_t hidden = options.hidden_features(), width = options.in_features();
+  if (is_down(projection)) return {num_experts(), width, hidden};
+  return {num_experts(), (options.activation() == ExpertActivation::SwiGLU ? 2 : 1) * hidden, width};
+}
+
+torch::nn::Module& ExpertBankImpl::module_of(int64_t expert, const std::string& projection) {
+  const auto child = [this](torch::nn::Module& parent, const std::string& path, const std::string& name) {
+    auto& module = modules_[path];
+    if (module == nullptr) module = parent.register_module(name, std::make_shared<torch::nn::Module>("ExpertPart"));
+    return module;
+  };
+  const std::string index = std::to_string(expert);
+  return *child(*child(*this, index, index), index + "." + projection, projection);
+}
+
+void ExpertBankImpl::freeze() {
+  for (Tensor& weight : parameters_.values()) weight.requires_grad_(false);
+}
+
+void ExpertBankImpl::quantize(const std::string& projection, const NF4LinearOptions& how) {
+  const bool down = is_down(projection);
+  TORCH_CHECK_VALUE(four_bit_layers(projection).empty(), "ExpertBank: ", projection, " is in four bits already");
+  const std::vector<int64_t> shape = shape_of(projection);
+  for (int64_t e = 0; e < num_experts(); ++e) {
+    NF4Linear layer(shape[2], shape[1], /*bias=*/false, how);
+    module_of(e, projection).register_module("base_layer", layer);
+    (down ? four_bit_down_ : four_bit_up_).push_back(std::move(layer));
+  }
+  parameters_.erase(projection);
+  (down ? down_weight : up_weight) = Tensor();
+}
+
+const std::vector<NF4Linear>& ExpertBankImpl::four_bit_layers(const std::string& projection) const {
+  return is_down(projection) ? four_bit_down_ : four_bit_up_;
+}
+
+ExpertBankImpl::Update ExpertBankImpl::update_of(const ExpertLoRAOptions& lora, int64_t expert) const {
   TORCH_CHECK_VALUE(lora.rank >= 1, "ExpertBank: expected rank >= 1, got ", lora.rank);
   const int64_t hidden = options.hidden_features(), width = options.in_features();
   const bool gated = options.activation() == ExpertActivation::SwiGLU;
-  LoRA added{lora.projection, lora.projection == "down_proj", 0, hidden, lora.rank, lora.scaling, {}, {}};
-  if (added.of_down) {
-    added.num_rows = width;
+  Update update;
+  update.expert = expert;
+  update.options = lora;
+  update.of_down = lora.projection == "down_proj";
+  update.num_rows = hidden;
+  if (update.of_down) {
+    update.num_rows = width;
   } else if (gated && lora.projection == "gate_up_proj") {
-    added.num_rows = 2 * hidden;
+    update.num_rows = 2 * hidden;
   } else if (gated && lora.projection == "up_proj") {
-    added.first_row = hidden;
+    update.first_row = hidden;
   } else {
     TORCH_CHECK_VALUE(lora.projection == (gated ? "gate_proj" : "up_proj"), "ExpertBank: expected a projection of ",
                       gated ? "gate_up_proj, gate_proj, up_proj, down_proj" : "up_proj, down_proj", ", got ",
                       lora.projection);
   }
-  for (const LoRA& other : loras_) {
-    const bool apart = other.of_down != added.of_down || other.first_row + other.num_rows <= added.first_row ||
-                       added.first_row + added.num_rows <= other.first_row;
-    TORCH_CHECK_VALUE(apart, "ExpertBank: ", lora.projection, " is adapted already, as ", other.projection);
+  for (const Update& other : updates_) {
+    const bool apart = other.of_down != update.of_down || other.first_row + other.num_rows <= update.first_row ||
+                       update.first_row + update.num_rows <= other.first_row ||
+                       (other.expert >= 0 && expert >= 0 && other.expert != expert);
+    TORCH_CHECK_VALUE(apart, "ExpertBank: ", lora.projection, " is adapted already, as ", other.options.projection);
   }
-  for (Tensor& parameter : parameters(/*recurse=*/false)) {
-    if (parameter.is_same(up_weight) || parameter.is_same(down_weight) || parameter.is_same(up_bias) ||
-        parameter.is_same(down_bias))
-      parameter.requires_grad_(false);
+  const int64_t in = update.of_down ? hidden : width, copies = expert < 0 ? num_experts() : 1;
+  update.lora_A = Matrix(copies * lora.rank, in);
+  update.lora_B = Matrix(update.num_rows, lora.rank * copies);
+  return update;
+}
+
+void ExpertBankImpl::adapt_expert(int64_t expert, const ExpertLoRAOptions& lora) {
+  TORCH_CHECK_VALUE(expert >= 0 && expert < num_experts(), "ExpertBank: expected an expert below ", num_experts(),
+                    ", got ", expert);
+  Update update = update_of(lora, expert);
+  freeze();
+  update.path = std::to_string(expert) + "." + lora.projection;
+  torch::nn::Module& module = module_of(expert, lora.projection);
+  module.register_module("lora_A", update.lora_A);
+  module.register_module("lora_B", update.lora_B);
+  updates_.push_back(std::move(update));
+}
+
+void ExpertBankImpl::adapt_parameters(const std::vector<ExpertLoRAOptions>& loras) {
+  torch::nn::Module* module = this;
+  std::string path;
+  // PEFT wraps the bank once for each parameter, the last one outermost.
+  for (size_t i = loras.size(); i-- > 0;) {
+    TORCH_CHECK_VALUE(loras[i].dropout == 0, "ExpertBank: expected no dropout for updates of all experts, got ",
+                      loras[i].dropout);
+    Update update = update_of(loras[i], -1);
+    freeze();
+    update.path = path;
+    module->register_module("lora_A", update.lora_A);
+    module->register_module("lora_B", update.lora_B);
+    updates_.push_back(std::move(update));
+    if (i == 0) break;
+    module = module->register_module("base_layer", std::make_shared<torch::nn::Module>("ParameterAdapters")).get();
+    path += path.empty() ? "base_layer" : ".base_layer";
   }
-  const int64_t in = added.of_down ? hidden : width, num_experts = options.num_experts();
-  // kaiming_uniform(a = √5) of [R, in] is U(±1/√in).
-  added.A = register_parameter(lora.projection + "_lora_A",
-                               uniform_parameter({num_experts, lora.rank, in}, 1 / std::sqrt(static_cast<double>(in)),
-                                                 make_key(key, name_key(lora.projection))));
-  added.B =
-      register_parameter(lora.projection + "_lora_B", at::zeros({num_experts, added.num_rows, lora.rank}, at::kFloat));
-  loras_.push_back(std::move(added));
+}
+
+void ExpertBankImpl::initialise_updates(uint64_t seed, const std::string& path) {
+  const at::NoGradGuard no_grad;
+  for (const Update& update : updates_) {
+    const std::string name = path + (update.path.empty() ? "" : update.path + ".") + "lora_A.weight";
+    // kaiming_uniform(a = √5) of [R, in] is U(±1/√in).
+    const double bound = 1 / std::sqrt(static_cast<double>(update.lora_A->weight.size(1)));
+    update.lora_A->weight.set_data(
+        uniform_parameter(update.lora_A->weight.sizes(), bound, make_key(seed, name_key(name))));
+    update.lora_B->weight.set_data(at::zeros(update.lora_B->weight.sizes(), at::kFloat));
+  }
+}
+
+Tensor ExpertBankImpl::Update::of_expert(int64_t index, int64_t num_experts) const {
+  const at::NoGradGuard no_grad;
+  Tensor A = lora_A->weight, B = lora_B->weight;
+  if (expert < 0) {
+    A = A.narrow(0, index * options.rank, options.rank);
+    B = B.view({num_rows, options.rank, num_experts}).select(2, index).contiguous();
+  }
+  return gemm(B, A).mul_(options.scaling);
+}
+
+Tensor ExpertBankImpl::with_updates(const std::string& projection, double factor) const {
+  const at::NoGradGuard no_grad;
+  const bool down = is_down(projection);
+  const std::vector<NF4Linear>& layers = four_bit_layers(projection);
+  Tensor sum = layers.empty() ? (down ? down_weight : up_weight).detach() : Tensor();
+  if (!layers.empty()) {
+    sum = at::empty(shape_of(projection), at::kFloat);
+    for (int64_t e = 0; e < num_experts(); ++e)
+      layers[static_cast<size_t>(e)]->decode(0, sum.size(1), sum.select(0, e));
+  }
+  const at::ScalarType type = sum.scalar_type();
+  bool own = !layers.empty();
+  for (const Update& update : updates_) {
+    if (update.of_down != down || factor == 0) continue;
+    if (!std::exchange(own, true)) sum = sum.to(update.lora_A->weight.scalar_type(), false, /*copy=*/true);
+    for (int64_t e = 0; e < num_experts(); ++e) {
+      if (update.expert < 0 || update.expert == e)
+        sum.select(0, e).narrow(0, update.first_row, update.num_rows).add_(update.of_expert(e, num_experts()), factor);
+    }
+  }
+  return sum.to(type);
+}
+
+Tensor ExpertBankImpl::dense_weight(const std::string& projection) const {
+  return with_updates(projection, active() ? 1 : 0);
+}
+
+void ExpertBankImpl::add_to_weights(double factor) {
+  TORCH_CHECK_VALUE(four_bit_up_.empty() && four_bit_down_.empty(),
+                    "ExpertBank: expected dense weights to merge into, got four bits");
+  const std::vector<std::string> names = projections();
+  up_weight.set_data(with_updates(names[0], factor));
+  down_weight.set_data(with_updates(names[1], factor));
+}
+
+void ExpertBankImpl::merge() {
+  TORCH_CHECK_VALUE(!merged_, "ExpertBank: expected unmerged updates, got merged ones");
+  add_to_weights(1);
+  merged_ = true;
+}
+
+void ExpertBankImpl::unmerge() {
+  TORCH_CHECK_VALUE(merged_, "ExpertBank: expected merged updates, got unmerged ones");
+  add_to_weights(-1);
+  merged_ = false;
+}
+
+void ExpertBankImpl::add_updates(BankPass& pass, std::vector<Tensor>& tensors) const {
+  pass.updates.resize(static_cast<size_t>(num_experts()));
+  if (!active()) return;
+  for (const Update& update : updates_) {
+    BankUpdate part;
+    part.of_down = update.of_down;
+    part.first_row = update.first_row;
+    part.num_rows = update.num_rows;
+    part.rank = update.options.rank;
+    part.scaling = update.options.scaling;
+    part.of_all = update.expert < 0;
+    if (is_training() && update.options.dropout > 0)
+      part.dropout = {DropoutStream::next_key(), static_cast<float>(update.options.dropout)};
+    part.A = tensors.size();
+    part.B = tensors.size() + 1;
+    tensors.insert(tensors.end(), {update.lora_A->weight, update.lora_B->weight});
+    if (part.of_all) {
+      for (auto& of_expert : pass.updates) of_expert.push_back(part);
+    } else {
+      pass.updates[static_cast<size_t>(update.expert)].push_back(part);
+    }
+  }
 }
 
 Tensor ExpertBankImpl::forward(const Tensor& x_TD, const Routing& routing, kernels::Dropout dropout) {
@@ -298,23 +256,36 @@ Tensor ExpertBankImpl::forward(const Tensor& x_TD, const Routing& routing, kerne
   TORCH_CHECK_VALUE(routing.num_tokens == x_TD.size(0) && routing.num_experts == options.num_experts(),
                     "ExpertBank: expected a routing of ", x_TD.size(0), " tokens to ", options.num_experts(),
                     " experts, got one of ", routing.num_tokens, " to ", routing.num_experts);
-  auto plan = c10::make_intrusive<BankPlan>();
-  plan->groups = ExpertGroups::of(routing);
-  plan->activation = {options.activation(), dropout};
-  plan->num_experts = options.num_experts();
-  variable_list tensors = {x_TD, routing.gate_A, up_weight, down_weight};
+  auto pass = c10::make_intrusive<BankPass>();
+  pass->groups = ExpertGroups::of(routing);
+  pass->activation = {options.activation(), dropout};
+  pass->num_experts = options.num_experts();
+  pass->hidden = options.hidden_features();
+  pass->up_rows = (options.activation() == ExpertActivation::SwiGLU ? 2 : 1) * pass->hidden;
+  for (const NF4Linear& layer : four_bit_up_) pass->frozen_up.push_back(layer.ptr());
+  for (const NF4Linear& layer : four_bit_down_) pass->frozen_down.push_back(layer.ptr());
+  std::vector<Tensor> tensors = {x_TD, routing.gate_A, up_weight, down_weight};
+  for (Tensor& tensor : tensors) {
+    if (!tensor.defined()) tensor = at::empty({0}, x_TD.options());
+  }
   const auto append = [&tensors](const Tensor& tensor) {
     tensors.push_back(tensor);
     return tensors.size() - 1;
   };
   if (options.bias()) {
-    plan->up_bias = static_cast<int>(append(up_bias));
-    plan->down_bias = static_cast<int>(append(down_bias));
+    pass->up_bias = static_cast<int>(append(up_bias));
+    pass->down_bias = static_cast<int>(append(down_bias));
   }
-  for (const LoRA& lora : loras_)
-    plan->updates.push_back(
-        {lora.of_down, lora.first_row, lora.num_rows, lora.scaling, append(lora.A), append(lora.B)});
-  return BankFunction::apply(at::TensorList(tensors), plan);
+  add_updates(*pass, tensors);
+  return run_bank(tensors, pass);
+}
+
+std::vector<std::pair<std::string, std::shared_ptr<ExpertBankImpl>>> expert_banks(const torch::nn::Module& root) {
+  std::vector<std::pair<std::string, std::shared_ptr<ExpertBankImpl>>> banks;
+  for (const auto& item : root.named_modules("", /*include_self=*/false)) {
+    if (auto bank = std::dynamic_pointer_cast<ExpertBankImpl>(item.value())) banks.emplace_back(item.key(), bank);
+  }
+  return banks;
 }
 
 }  // namespace lathe::nn

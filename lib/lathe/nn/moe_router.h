@@ -172,7 +172,7 @@ enum class DropOrder {
 };
 
 /// Keeps at most ceil(A capacity_factor / E) of A assignments per expert; the tokens of the others get nothing from it.
-/// A decision of decide_once(). A token's assignments stand in its order of preference.
+/// A decision of decide_once(). A token's assignments stand in its order of preference. Throws for a factor of 0.
 Routing drop_over_capacity(const Routing& routing, double capacity_factor, DropOrder order, uint64_t key);
 
 }  // namespace lathe::nn

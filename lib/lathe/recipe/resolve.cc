@@ -60,6 +60,8 @@ formats::AdapterConfig config_of_file(const Recipe& recipe) {
   agree("rank_pattern", own.rank_pattern == config.rank_pattern);
   agree("alpha_pattern", own.alpha_pattern == config.alpha_pattern);
   if (recipe.places.contains("adapter.dropout")) config.lora_dropout = own.lora_dropout;
+  if (config.lora_dropout > 0 && !config.target_parameters.empty())
+    throw config_error(recipe.at("adapter.dropout"), "has no meaning for the target_parameters of adapter.from");
   return config;
 }
 
@@ -96,13 +98,13 @@ void resolve_adapter(const Recipe& recipe, ResolvedModel& model) {
     }
   }
   if (!from_file) check_modules_to_save(recipe, model.config.arch);
-  if (!config.target_modules) config.target_modules = arch::default_target_modules(model.config.arch);
-  const auto linears = arch::classifier_linears(model.config.arch, 2);
+  if (!config.target_modules && config.target_parameters.empty())
+    config.target_modules = arch::default_target_modules(model.config.arch);
   const arch::TargetsOrigin origin =
       from_file
           ? arch::origin_of_adapter(recipe.adapter.from->resolved)
           : arch::TargetsOrigin{ErrorKind::Config, [&](const std::string& key) { return recipe.at("adapter." + key); }};
-  model.targets = arch::match_targets(linears, config, model.config.arch, origin);
+  model.targets = arch::classifier_targets(model.config.arch, 2, config, origin);
   const auto on_head = [](const arch::Target& target) { return target.linear.path == "lm_head"; };
   if (std::any_of(model.targets.begin(), model.targets.end(), on_head))
     throw config_error(recipe.at("adapter.target_modules"), "an adapter of lm_head is not supported yet");

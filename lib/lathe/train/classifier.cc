@@ -151,8 +151,8 @@ Classifier load_classifier(const std::string& model_path, const std::string& ada
     saved.insert(saved.end(), classifier.adapter->modules_to_save.begin(), classifier.adapter->modules_to_save.end());
   quantize_slots(*classifier.model, match, quant, saved);
   if (classifier.adapter) {
-    const auto targets = arch::match_targets(arch::classifier_linears(config.arch, num_labels), *classifier.adapter,
-                                             config.arch, arch::origin_of_adapter(adapter));
+    const auto targets =
+        arch::classifier_targets(config.arch, num_labels, *classifier.adapter, arch::origin_of_adapter(adapter));
     adapters::attach(*classifier.model, targets, *classifier.adapter);
     classifier.saved_modules = adapters::train_modules(*classifier.model, saved);
   }

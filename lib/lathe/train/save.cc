@@ -12,6 +12,7 @@
 #include "lathe/io/tensors.h"
 #include "lathe/models/load.h"
 #include "lathe/models/quantize.h"
+#include "lathe/nn/moe_experts.h"
 
 namespace lathe::train {
 namespace {
@@ -45,8 +46,8 @@ void write_rest(const Classifier& classifier, const Json& config, const std::str
   if (!classifier.model_path.empty()) formats::copy_companions(classifier.model_path, directory);
 }
 
-// Of the tensors in a model's file: the weights of the slots, merged when they are written, but for those in `done`;
-// and the parameters outside of them.
+// Of the tensors in a model's file: the weights of the slots and of the experts, merged when they are written, but for
+// those in `done`; and the parameters outside of them.
 std::vector<io::LazyTensor> dense_tensors(const Classifier& classifier, std::set<std::string> done) {
   const at::ScalarType storage = classifier.precision.storage;
   std::vector<io::LazyTensor> tensors;
@@ -57,6 +58,14 @@ std::vector<io::LazyTensor> dense_tensors(const Classifier& classifier, std::set
     tensors.push_back({name, storage, {layer->out_features(), layer->in_features()}, [layer, storage] {
                          return layer->dense_weight().to(storage);
                        }});
+  }
+  for (const auto& [path, bank] : nn::expert_banks(*classifier.model)) {
+    for (const std::string& projection : bank->projections()) {
+      const std::string name = path + "." + projection;
+      done.insert(name);
+      tensors.push_back({name, storage, bank->shape_of(projection),
+                         [bank = bank, projection, storage] { return bank->dense_weight(projection).to(storage); }});
+    }
   }
   for (const auto& item : classifier.model->named_parameters()) {
     const std::string name = models::checkpoint_name(item.key());

@@ -15,9 +15,9 @@ void save_adapter(const Classifier& classifier, const std::string& directory);
 /// weight is in memory at a time.
 void save_model(const Classifier& classifier, const std::string& directory);
 
-/// The same in four bits, each weight quantised as its base is. Most of a small update is lost: it moves few weights
-/// from one code to another. Returns ‖(Ŵ' - Ŵ) - ΔW‖ / ‖ΔW‖ over all adapted weights: the share that is lost.
-/// Throws Error{Config} when no weight is in four bits.
+/// The same in four bits, each weight of a linear layer quantised as its base is; experts are written dense. Most of a
+/// small update is lost: it moves few weights from one code to another. Returns ‖(Ŵ' - Ŵ) - ΔW‖ / ‖ΔW‖ over all adapted
+/// weights: the share that is lost. Throws Error{Config} when no weight is in four bits.
 double save_requantised(const Classifier& classifier, const std::string& directory);
 
 }  // namespace lathe::train
