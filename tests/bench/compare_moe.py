@@ -40,4 +40,5 @@ for model in args.models.split(","):
                           "peer_over_ours": round(statistics.median(ratios["peer"]), 3), "ratios": [round(r, 3) for r in ratios["peer"]],
                           "ours_over_dense": round(1 / statistics.median(ratios["dense"]), 3),
                           "ours_s": round(statistics.median(step_time(r["ours"], key) for r in kept), 4),
+                          "floor_mib": statistics.median(r["ours"]["floor_mib"] for r in kept),  # the process, weights and gradients: what nobody can save
                           "peak_rss_mib": {who: statistics.median(r[who]["peak_rss_mib"] for r in kept) for who in commands}}), flush=True)

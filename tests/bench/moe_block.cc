@@ -1,19 +1,19 @@
 // Forward and backward of a mixture-of-experts block in float32, or of a dense MLP of the same active size: prints one
-// JSON line with the own CPU and wall seconds of each step.
+// JSON line with the own CPU and wall seconds of each step, the peak resident memory, and what of it no code can save:
+// the process, weights and their gradients.
 //   moe_block mixtral|qwen3 moe|dense STEPS
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
-#include <malloc.h>
 #include <torch/utils.h>
 
 #include <chrono>
-#include <climits>
 #include <cstdio>
 #include <string>
 
 #include "lathe/base/clock_meter.h"
 #include "lathe/base/memory.h"
 #include "lathe/nn/moe.h"
+#include "lathe/train/memory_meter.h"
 
 namespace {
 
@@ -30,8 +30,8 @@ void fill(torch::nn::Module& module) {
 
 int main(int argc, char** argv) {
   if (argc < 4) return 2;
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  lathe::train::MemoryMeter::install();  // the allocator of the driver
+  const int64_t process = lathe::resident_memory_bytes();
   using namespace lathe::nn;
   const bool mixtral = std::string(argv[1]) == "mixtral", dense = std::string(argv[2]) == "dense";
   const int64_t hidden = mixtral ? 3584 : 768, num_experts = mixtral ? 8 : 64, top_k = mixtral ? 2 : 8;
@@ -53,7 +53,9 @@ int main(int argc, char** argv) {
     cpu += comma + std::to_string(own_cpu_seconds() - cpu_before);
     wall += comma + std::to_string(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"peak_rss_mib\": %ld}\n", cpu.c_str(), wall.c_str(),
-              lathe::peak_resident_memory_bytes() >> 20);
+  int64_t floor = process;
+  for (const at::Tensor& parameter : model.parameters()) floor += 2 * static_cast<int64_t>(parameter.nbytes());
+  std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"peak_rss_mib\": %ld, \"floor_mib\": %ld}\n", cpu.c_str(),
+              wall.c_str(), lathe::peak_resident_memory_bytes() >> 20, floor >> 20);
   return 0;
 }
