@@ -31,10 +31,13 @@ Amount converted_bytes(const ExpertsCost& cost, Amount rows) {
   return std::max(of(cost.up_storage, cost.up_features()), of(cost.down_storage, cost.hidden_features));
 }
 
-// A masked copy of an adapter's input, backward with the product that is masked.
-Amount masked_bytes(const ExpertsCost& cost, Amount rows, bool backward) {
+// Of the adapters of the first projection.
+Amount up_parameters(const ExpertsCost& cost) { return cost.up_ranks * (cost.in_features + cost.up_features()); }
+
+// The masked copy of an adapter's input. Backward it finds room where the activation's buffers were.
+Amount masked_bytes(const ExpertsCost& cost, Amount rows) {
   if (!cost.adapter_dropout || cost.adapter_parameters() == 0) return 0;
-  return rows * std::max(cost.in_features, cost.hidden_features) * kFloatBytes * (backward ? 2 : 1);
+  return rows * std::max(cost.in_features, cost.hidden_features) * kFloatBytes;
 }
 
 // The gradients of the adapters of all experts.
@@ -42,8 +45,8 @@ void add_adapter_gradients(Ledger& ledger, const ExpertsCost& cost) {
   const auto add = [&](const char* name, Amount parameters) {
     if (parameters > 0) ledger.add_gradient(cost.path + ".experts." + name + ".lora", parameters * kFloatBytes);
   };
-  add("up_proj", cost.up_ranks * (cost.in_features + cost.up_features()));
-  add("down_proj", cost.down_ranks * (cost.in_features + cost.hidden_features));
+  add("up_proj", up_parameters(cost));
+  add("down_proj", cost.adapter_parameters() - up_parameters(cost));
 }
 
 // All of them are written before the first is added to one that is there.
@@ -77,7 +80,7 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
   Value y = ledger.tensor(x.rows, D);
   {
     const Buffer passing = ledger.allocate(of_expert * (2 * D + F) * kFloatBytes + converted_bytes(cost, of_expert) +
-                                           masked_bytes(cost, of_expert, false));
+                                           masked_bytes(cost, of_expert));
   }
   ledger.record(y, {&x}, cost.trains || cost.adapter_parameters() > 0,
                 [&ledger, cost, router, input, h = h.buffer, routing, assignments, of_expert,
@@ -88,14 +91,14 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
                   const Buffer dgates = ledger.allocate(assignments * kFloatBytes);
                   const Amount written = (cost.trains ? cost.num_experts * D * (H + F) : 0) + cost.adapter_parameters();
                   {
-                    const Buffer passing =
-                        ledger.allocate((of_expert * (3 * D + 2 * F + H) + written) * kFloatBytes +
-                                        converted_bytes(cost, of_expert) + masked_bytes(cost, of_expert, true));
+                    const Buffer passing = ledger.allocate((of_expert * (3 * D + 2 * F + H) + written) * kFloatBytes +
+                                                           converted_bytes(cost, of_expert));
                   }
                   if (cost.trains) add_gradients(ledger, cost);
                   add_adapter_gradients(ledger, cost);
-                  const Amount adapted = 2 * assignments / cost.num_experts * cost.adapter_parameters();
-                  ledger.count(Part::Adapter, 2 * adapted);
+                  // x A again, dy B twice, the gradients of A, B and x; the last without what leads to x.
+                  const Amount passes = 3 * cost.adapter_parameters() - (wants_dx ? 0 : up_parameters(cost));
+                  ledger.count(Part::Adapter, 2 * assignments / cost.num_experts * passes);
                   // The gradients of activations, and those of weights.
                   ledger.count(Part::Linear, (wants_dx ? 1 : 0) * routing + (cost.trains ? routing : 0));
                   ledger.count(Part::Linear, wants_dx ? products(cost, assignments) : product(cost, assignments, F));
