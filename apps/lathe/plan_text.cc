@@ -68,6 +68,7 @@ std::string plan_text(const cost::Plan& plan, std::optional<double> seconds, int
   if (memory.checkpoint > 0)
     text += row("checkpoint", bytes_text(memory.checkpoint), "the copy that is written meanwhile");
   text += row("activations", bytes_text(memory.activations), "kept from forward to backward");
+  for (const auto& [part, amount] : memory.kept) text += row("  " + part, bytes_text(amount));
   text += row("logits", bytes_text(memory.logits));
   text += row("peak", bytes_text(memory.peak), "in " + memory.peak_phase + "; the process's own base comes on top");
   for (const auto& [part, amount] : memory.at_peak)

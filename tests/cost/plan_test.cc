@@ -55,6 +55,25 @@ TEST(Plan, ScalesWorkWithAccumulationAndCountsRecomputation) {
   EXPECT_DOUBLE_EQ(once.flops.total(), once.flops.linear + once.flops.adapter + once.flops.attention);
 }
 
+// By part they add up; the halves of a layer keep what they make.
+TEST(Plan, TellsWhichPartKeepsActivations) {
+  for (const char* policy : {"none", "elementwise", "full"}) {
+    const recipe::Recipe recipe = make_recipe({std::string("training.activation_checkpointing=") + policy});
+    const Plan plan = make_plan(recipe, recipe::resolve_model(recipe));
+    Amount sum = 0;
+    std::vector<std::string> parts;
+    for (const auto& [part, bytes] : plan.memory.kept) {
+      sum += bytes;
+      parts.push_back(part);
+    }
+    EXPECT_EQ(sum, plan.memory.activations) << policy;
+    EXPECT_THAT(parts, ::testing::IsSupersetOf({"attention", "mlp", "head"})) << policy;
+    sum = 0;
+    for (const auto& [part, bytes] : plan.memory.at_peak) sum += bytes;
+    EXPECT_EQ(sum, plan.memory.peak) << policy;
+  }
+}
+
 // Under the sanitizers too: what an operator keeps for the backward pass outlives the block that made it.
 TEST(Plan, FollowsAMixerBackward) {
   recipe::Recipe recipe =

@@ -14,6 +14,7 @@ class BertLayerCost {
     const std::string path = "bert.encoder.layer." + std::to_string(index);
     const auto self = [&](const char* name) { return &model_.linear(path + ".attention.self." + name); };
     const LinearCost* key = self("key");
+    ledger_.enter(Site::Attention);
     AttentionCost cost{batch_.num_samples,
                        batch_.length,
                        batch_.length,
@@ -37,6 +38,7 @@ class BertLayerCost {
     const Value attended = linear_residual_norm(ledger_, context, model_.linear(path + ".attention.output.dense"),
                                                 residual, model_.module(path + ".attention.output.LayerNorm"), dropout);
     const ModuleCost norm = model_.module(path + ".output.LayerNorm");
+    ledger_.enter(arch_.experts ? Site::Experts : Site::Mlp);
     if (arch_.experts) {
       const Value mixed =
           experts(ledger_, attended, model_.experts(path + ".moe", index, arch_.hidden_size, arch_.intermediate_size));
@@ -61,6 +63,7 @@ class BertLayerCost {
 Value embeddings(Ledger& ledger, const TrainedModel& model, const arch::BertArch& arch, const Batch& batch,
                  bool dropped) {
   const std::string path = "bert.embeddings.";
+  ledger.enter(Site::Embeddings);
   const auto table = [&](const char* name, int64_t entries) {
     return embedding(ledger, batch.rows(), static_cast<Amount>(entries), static_cast<Amount>(arch.hidden_size),
                      model.module(path + name), model.storage());
@@ -90,6 +93,7 @@ Value forward(Ledger& ledger, const TrainedModel& model, const arch::BertArch& a
   const auto layer = std::make_shared<const BertLayerCost>(ledger, model, arch, batch, training);
   const Value encoded = run_layers(ledger, embedded, arch.num_hidden_layers, policy,
                                    [layer](int64_t index, const Value& x) { return layer->run(index, x); });
+  ledger.enter(Site::Head);
   const Value pooled = tanh(ledger, linear(ledger, encoded, model.linear("bert.pooler.dense")));
   const bool head_dropped = training && arch.classifier_dropout.value_or(arch.hidden_dropout) > 0;
   return linear(ledger, dropout(ledger, pooled, head_dropped), model.linear("classifier"));

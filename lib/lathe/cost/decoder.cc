@@ -12,8 +12,10 @@ class DecoderLayerCost {
 
   Value run(int64_t index, const Value& x) const {
     const std::string path = "model.layers." + std::to_string(index);
+    ledger_.enter(Site::Attention);
     const Value normed = rms_norm(ledger_, x, model_.module(path + ".input_layernorm"));
     const Value u = added(ledger_, attend(path + ".self_attn", normed), x);
+    ledger_.enter(arch_.has_experts(index) ? Site::Experts : Site::Mlp);
     const Value inner = rms_norm(ledger_, u, model_.module(path + ".post_attention_layernorm"));
     return added(ledger_, arch_.has_experts(index) ? mix(path, inner) : transform(path + ".mlp", inner), u);
   }
@@ -72,11 +74,13 @@ class DecoderLayerCost {
 Value forward(Ledger& ledger, const TrainedModel& model, const arch::DecoderArch& arch, const Batch& batch,
               bool /*training*/, const recipe::Checkpointing& policy) {
   const ModuleCost table = model.module("model.embed_tokens");
+  ledger.enter(Site::Embeddings);
   const Value embedded = embedding(ledger, batch.rows(), static_cast<Amount>(arch.vocab_size),
                                    static_cast<Amount>(arch.hidden_size), table, model.storage());
   const auto layer = std::make_shared<const DecoderLayerCost>(ledger, model, arch, batch);
   const Value y = run_layers(ledger, embedded, arch.num_hidden_layers, policy,
                              [layer](int64_t index, const Value& x) { return layer->run(index, x); });
+  ledger.enter(Site::Head);
   LinearCost head = model.linear("lm_head");
   if (arch.tied) {
     head.path = table.path;

@@ -4,8 +4,9 @@
 #include <utility>
 
 namespace lathe::cost {
-Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(bytes) {
+Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(bytes), site_(ledger.site_) {
   ledger_.live_ += bytes_;
+  ledger_.live_at_[static_cast<size_t>(site_)] += bytes_;
   ledger_.written_ += bytes_;
   if (ledger_.live_ <= ledger_.peak_) return;
   ledger_.peak_ = ledger_.live_;
@@ -13,7 +14,10 @@ Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(b
   ledger_.peak_gradients_ = ledger_.gradient_bytes_;
 }
 
-Allocation::~Allocation() { ledger_.live_ -= bytes_; }
+Allocation::~Allocation() {
+  ledger_.live_ -= bytes_;
+  ledger_.live_at_[static_cast<size_t>(site_)] -= bytes_;
+}
 
 Saved::Saved(Ledger& ledger, const Value& value) : ledger_(&ledger) {
   const bool again = ledger.elementwise() && value.source != nullptr;
@@ -40,7 +44,9 @@ void Ledger::record(Value& output, const std::vector<const Value*>& inputs, bool
 }
 
 void Ledger::add_gradient(const std::string& parameter, Amount bytes) {
+  const Site site = std::exchange(site_, Site::Gradients);
   Buffer grad = allocate(bytes);
+  site_ = site;
   if (gradients_.try_emplace(parameter, std::move(grad)).second) gradient_bytes_ += bytes;
 }
 

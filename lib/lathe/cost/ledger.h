@@ -19,6 +19,10 @@ constexpr size_t kNumParts = 3;
 enum class Pass { Forward, Recompute, Backward };
 constexpr size_t kNumPasses = 3;
 
+/// The part of a model that works: what lives is also counted by it.
+enum class Site { Embeddings, Attention, TokenMixing, ChannelMixing, Mlp, Experts, Head, Gradients };
+constexpr size_t kNumSites = 8;
+
 class Ledger;
 
 /// Bytes of a tensor that nobody allocates: they count as live until the last handle is gone.
@@ -33,6 +37,7 @@ class Allocation {
  private:
   Ledger& ledger_;
   Amount bytes_;
+  Site site_;
 };
 using Buffer = std::shared_ptr<const Allocation>;
 
@@ -102,8 +107,11 @@ class Ledger {
   bool elementwise() const { return elementwise_; }
   /// The name under which a peak is remembered from now on.
   void enter(std::string phase) { phase_ = std::move(phase); }
+  /// Where what is allocated from now on belongs.
+  void enter(Site site) { site_ = site; }
 
   Amount live_bytes() const { return live_; }
+  Amount live_bytes(Site site) const { return live_at_[static_cast<size_t>(site)]; }
   Amount peak_bytes() const { return peak_; }
   /// The sum of all allocations so far.
   Amount written_bytes() const { return written_; }
@@ -121,6 +129,8 @@ class Ledger {
  private:
   friend class Allocation;
   Amount live_ = 0, peak_ = 0, written_ = 0, gradient_bytes_ = 0, peak_gradients_ = 0;
+  std::array<Amount, kNumSites> live_at_{};
+  Site site_ = Site::Embeddings;
   std::string phase_, peak_phase_;
   std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
   std::map<std::string, Buffer> gradients_;

@@ -11,7 +11,9 @@ class BlockPass {
       : ledger_(ledger), block_(block), samples_(samples), channels_(block.channels) {}
 
   Value run(const Value& x) const {
+    ledger_.enter(Site::TokenMixing);
     const Value u = mix_tokens(x);
+    ledger_.enter(block_.experts ? Site::Experts : Site::ChannelMixing);
     const Value normed = normalised(u, block_.norm2);
     if (block_.experts) {
       const Value mixed = experts(ledger_, normed, *block_.experts);
@@ -136,6 +138,7 @@ Value mixer_block(Ledger& ledger, const Value& x, const MixerBlockCost& block, A
 
 Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch,
               bool /*training*/, const recipe::Checkpointing& policy) {
+  ledger.enter(Site::Embeddings);
   const Buffer pixels = ledger.allocate(batch.num_samples * kFloatBytes *
                                         static_cast<Amount>(arch.num_channels * arch.image_height * arch.image_width));
   const auto blocks = std::make_shared<const std::vector<MixerBlockCost>>(blocks_of(model, arch));
@@ -143,6 +146,7 @@ Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& 
                                  [&ledger, blocks, samples = batch.num_samples](int64_t index, const Value& x) {
                                    return mixer_block(ledger, x, (*blocks)[static_cast<size_t>(index)], samples);
                                  });
+  ledger.enter(Site::Head);
   const Value normed = layer_norm(ledger, mixed, model.module("norm"));
   return linear(ledger, mean_of_patches(ledger, normed, batch.num_samples), model.linear("head"));
 }

@@ -1,6 +1,7 @@
 #include "lathe/cost/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <utility>
 
@@ -90,10 +91,24 @@ class StepPlanner {
       const Buffer ids = ledger_.allocate(3 * batch_.rows() * kIndexBytes);
       output = forward(ledger_, model_, batch_, /*training=*/true, plan_.checkpointing);
     }
+    if (plan_.memory.kept.empty()) note_kept();
     const Amount kept = ledger_.live_bytes() - before - (ledger_.gradient_bytes() - gradients);
     ledger_.enter("backward");
     backward(ledger_, model_, output);
     return kept;
+  }
+
+  void note_kept() {
+    constexpr std::array<std::pair<Site, const char*>, 7> kParts = {{{Site::Embeddings, "embeddings"},
+                                                                     {Site::Attention, "attention"},
+                                                                     {Site::TokenMixing, "token mixing"},
+                                                                     {Site::ChannelMixing, "channel mixing"},
+                                                                     {Site::Mlp, "mlp"},
+                                                                     {Site::Experts, "experts"},
+                                                                     {Site::Head, "head"}}};
+    for (const auto& [site, name] : kParts) {
+      if (ledger_.live_bytes(site) > 0) plan_.memory.kept.emplace_back(name, ledger_.live_bytes(site));
+    }
   }
 
   void count_flops(int64_t from_batches, int64_t to_batches) {
@@ -262,7 +277,8 @@ Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& reso
 
 Json to_json(const Plan& plan, std::optional<double> seconds) {
   const Plan::Memory& memory = plan.memory;
-  Json kinds = Json::object(), at_peak = Json::object();
+  Json kinds = Json::object(), at_peak = Json::object(), kept = Json::object();
+  for (const auto& [part, bytes] : memory.kept) kept[part] = whole(bytes);
   for (const auto& [part, bytes] : memory.at_peak) at_peak[part] = whole(bytes);
   for (const auto& [kind, count] : plan.parameters.kinds) kinds[kind] = whole(count);
   return {{"parameters",
@@ -288,6 +304,7 @@ Json to_json(const Plan& plan, std::optional<double> seconds) {
             {"activations", whole(memory.activations)},
             {"logits", whole(memory.logits)},
             {"peak", whole(memory.peak)}}},
+          {"activations_by_part", std::move(kept)},
           {"peak_phase", memory.peak_phase},
           {"at_peak", std::move(at_peak)},
           {"assumes", plan.assumes},

@@ -35,6 +35,7 @@ struct Plan {
     Amount optimizer = 0;    ///< its state
     Amount checkpoint = 0;   ///< the copy that is written while training goes on
     Amount activations = 0;  ///< kept between the forward and the backward pass of a micro-batch
+    std::vector<std::pair<std::string, Amount>> kept{};  ///< the activations by the part of the model that made them
     Amount logits = 0;
     Amount peak = 0;
     std::string peak_phase;  ///< loading, forward, backward, optimizer, evaluation
