@@ -10,13 +10,15 @@ namespace {
 // What a product converts for as long as it runs: the weight, and with it the rows on both sides.
 Amount conversion_bytes(const LinearCost& linear, Amount rows) {
   const Amount weight = linear.in_features * linear.out_features;
-  if (linear.storage == Storage::FourBit) return std::min(kPanelBytes, weight * bytes_per_element(linear.compute));
-  Amount bytes = 0;
+  const Amount narrow_rows =
+      linear.compute == Storage::BFloat16 ? 2 * rows * (linear.in_features + linear.out_features) : 0;
+  if (linear.storage == Storage::FourBit)
+    return std::min(kPanelBytes, weight * bytes_per_element(linear.compute)) + narrow_rows;
+  Amount bytes = narrow_rows;
   const bool master = linear.trains && linear.storage == Storage::BFloat16;
   if (master) bytes += 2 * weight;  // rounded
   const Storage stored = linear.trains && !master ? Storage::Float32 : linear.storage;
   if (stored != linear.compute) bytes += weight * bytes_per_element(linear.compute);
-  if (linear.compute == Storage::BFloat16) bytes += 2 * rows * (linear.in_features + linear.out_features);
   return bytes;
 }
 
