@@ -1,11 +1,13 @@
-"""Token ids equal those of Hugging Face's tokenizers on every e-mail, untruncated, and on 10,000 made strings."""
+"""Token ids equal those of Hugging Face's tokenizers on every e-mail, untruncated, on 10,000 made strings, and with added tokens."""
 import json
 import os
 import random
 import sys
+import unicodedata
 
 import common
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoTokenizer
 
 ALPHABETS = [
     "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789", " \t\n\r\u00a0\u3000\u2003", ".,;:!?'\"()[]{}<>@#$%^&*-_=+/\\|~`",
@@ -33,10 +35,31 @@ def made_strings(count):
         yield "".join(parts)
 
 
-def compare(name, texts, peer):
+# Tokens that a user adds: normalized and not, with accents, spaces and Chinese characters, whole words only, taking the space beside them.
+ADDED = [AddedToken("COVID19"), AddedToken("Müller"), AddedToken("San Jose"), AddedToken("漢字"), AddedToken("vid"), AddedToken("RAW", normalized=False), AddedToken("ﬁne"),
+         AddedToken("foo", single_word=True), AddedToken("oo", single_word=True), AddedToken("<left>", lstrip=True, normalized=False),
+         AddedToken("<both>", lstrip=True, rstrip=True, normalized=False), AddedToken("[mail]", special=True, normalized=True), AddedToken("covid")]
+
+
+def strings_with_added(count):
+    rng = random.Random(20261125)
+    words = [token.content for token in ADDED]
+    for code in [*range(1, 0x500), *range(0x900, 0x980), *range(0x2000, 0x2500), *range(0x3000, 0x3100)]:  # beside a whole word
+        yield f"a {chr(code)}foo foo{chr(code)} oo"
+    for _ in range(count):
+        parts = []
+        for _ in range(rng.randint(1, 9)):
+            word = rng.choice(words) if rng.random() < 0.6 else "".join(rng.choice(rng.choice(ALPHABETS)) for _ in range(rng.randint(1, 5)))
+            parts.append(rng.choice((str, str.upper, str.lower, lambda w: unicodedata.normalize("NFD", w)))(word))
+            parts.append(rng.choice(("", "", " ", "  ", "\n", "\u00a0", "\u3000", "-", "_", "×")))
+        # U+10D50 is a letter since Unicode 16, which the system's utf8proc may not know
+        yield "".join(parts).replace("\U00010d50", "") * rng.choice((1, 1, 1, 40))
+
+
+def compare(name, texts, peer, model=common.MODEL):
     with common.scratch() as folder:
         path = common.write_jsonl(os.path.join(folder, "texts.jsonl"), [{"text": text} for text in texts])
-        ours = [json.loads(line) for line in common.lathe("tokenize", "--model", common.MODEL, "--jsonl", path).splitlines()]
+        ours = [json.loads(line) for line in common.lathe("tokenize", "--model", model, "--jsonl", path).splitlines()]
     if len(ours) != len(texts):
         sys.exit(f"FAILED {name}: {len(ours)} lines for {len(texts)} texts")
     for text, ids in zip(texts, ours):
@@ -52,3 +75,11 @@ tokenizer.no_truncation()
 tokenizer.no_padding()
 compare("e-mails", [row["text"] for part in ("train", "eval", "test") for row in common.mails(part)], tokenizer)
 compare("made strings", list(made_strings(10_000)), tokenizer)
+with common.scratch() as folder:
+    extended = AutoTokenizer.from_pretrained(common.MODEL)
+    extended.add_tokens(ADDED)
+    extended.save_pretrained(folder)
+    tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    compare("added tokens", list(strings_with_added(4_000)), tokenizer, folder)

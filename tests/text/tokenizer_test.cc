@@ -61,8 +61,56 @@ TEST(Tokenizer, FindsSpecialTokensInTheRawText) {
   EXPECT_THAT(tokenizer.encode("want[SEP]want [cls]", {.special_tokens = false}).ids, ElementsAre(7, 3, 7, 1, 1, 1));
 }
 
+Json with_added(std::initializer_list<Json> tokens) {
+  Json json = small_tokenizer();
+  int id = 15;
+  for (Json token : tokens) {
+    token["id"] = id++;
+    json["added_tokens"].push_back(token);
+  }
+  return json;
+}
+
+TEST(Tokenizer, FindsNormalizedTokensInTheNormalizedText) {
+  const Tokenizer tokenizer = load_tokenizer(with_added({{{"content", "COVID19"}},
+                                                         {{"content", "M\u00FCller"}},
+                                                         {{"content", "San Jose"}},
+                                                         {{"content", "Raw"}, {"normalized", false}}}));
+  EXPECT_THAT(tokenizer.encode("covid19 COVID19", {.special_tokens = false}).ids, ElementsAre(15, 15));
+  EXPECT_THAT(tokenizer.encode("want muller Mu\u0308LLER", {.special_tokens = false}).ids, ElementsAre(7, 16, 16));
+  EXPECT_THAT(tokenizer.encode("San Jose, SAN\u00A0JOSE", {.special_tokens = false}).ids, ElementsAre(17, 10, 17));
+  EXPECT_THAT(tokenizer.encode("Raw raw", {.special_tokens = false}).ids, ElementsAre(18, 1));
+  const std::string far = std::string(511, ' ') + "San Jose";
+  EXPECT_THAT(tokenizer.encode(far, {.special_tokens = false}).ids, ElementsAre(17)) << "across a piece's end";
+  EXPECT_THAT(tokenizer_refusal(with_added({{{"content", "\u0301"}}})), HasSubstr("is normalized to nothing"));
+}
+
+TEST(Tokenizer, KnowsTheWordsAroundSingleWordTokens) {
+  const Tokenizer tokenizer =
+      load_tokenizer(with_added({{{"content", "foo"}, {"single_word", true}}, {{"content", "oo"}}}));
+  for (const char* beside : {" ", "\u00D7", "\u2014", "\U0001F600", "!"}) {
+    const auto ids = tokenizer.encode(beside + std::string("foo") + beside, {.special_tokens = false}).ids;
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), 15), 1) << beside;
+  }
+  for (const char* beside : {"a", "_", "7", "\u00E9", "\u4E2D", "\u24B6", "\u0967"}) {
+    for (const std::string& text : {beside + std::string("foo"), std::string("foo") + beside}) {
+      const auto ids = tokenizer.encode(text, {.special_tokens = false}).ids;
+      EXPECT_EQ(std::count(ids.begin(), ids.end(), 15), text.find("\u4E2D") == std::string::npos ? 0 : 1) << text;
+      EXPECT_EQ(std::count(ids.begin(), ids.end(), 16), 0) << "passed over whole: " << text;
+    }
+  }
+}
+
+TEST(Tokenizer, StripsEveryWhiteSpaceBesideATokenThatAsksForIt) {
+  const Tokenizer tokenizer =
+      load_tokenizer(with_added({{{"content", "<m>"}, {"lstrip", true}, {"rstrip", true}, {"normalized", false}}}));
+  EXPECT_THAT(tokenizer.encode("want \u2003<m>\u3000\n want", {.special_tokens = false}).ids, ElementsAre(7, 15, 7));
+}
+
 TEST(Tokenizer, GivesTypeIdsOfTheTemplate) {
   EXPECT_THAT(load_tokenizer(small_tokenizer()).encode("want want").type_ids, ElementsAre(0, 0, 0, 1));
+  EXPECT_EQ(load_tokenizer(small_tokenizer()).type_vocab_size(), 2);
+  EXPECT_EQ(load_tokenizer(small_tokenizer()).num_special_tokens(), 2);
 }
 
 TEST(Tokenizer, CutsAtEitherEndAndKeepsSpecialTokens) {

@@ -1,5 +1,7 @@
 #include "lathe/text/tokenizer.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -15,10 +17,58 @@ constexpr size_t kPieceBytes = 512;
 
 bool is_ascii_blank(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
-// Letters, digits, marks and connectors, near enough to a regular expression's \w for the borders of single-word
-// tokens.
-bool is_word_byte(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+int32_t first_code_point(std::string_view text) { return take_code_point(text); }
+
+// The beginning of the last code point of `text`, which is not empty.
+size_t last_code_point_at(std::string_view text) {
+  size_t at = text.size() - 1;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  return at;
+}
+
+// A regular expression's \w: alphabetic code points, marks, decimal digits, connectors, joiners.
+bool is_word(int32_t c) {
+  switch (utf8proc_category(c)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    default:
+      break;
+  }
+  const bool joiner = c == 0x200C || c == 0x200D;
+  const bool letter_symbol = (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+                             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+  return joiner || letter_symbol;
+}
+
+bool is_inside_word(std::string_view text, size_t begin, size_t end) {
+  const std::string_view before = text.substr(0, begin), after = text.substr(end);
+  return (!before.empty() && is_word(first_code_point(before.substr(last_code_point_at(before))))) ||
+         (!after.empty() && is_word(first_code_point(after)));
+}
+
+size_t skip_white_space(std::string_view text, size_t at) {
+  for (std::string_view rest = text.substr(at); !rest.empty() && is_white_space(take_code_point(rest));)
+    at = text.size() - rest.size();
+  return at;
+}
+
+size_t skip_white_space_back(std::string_view text, size_t at) {
+  while (at > 0) {
+    const size_t last = last_code_point_at(text.substr(0, at));
+    if (!is_white_space(first_code_point(text.substr(last)))) break;
+    at = last;
+  }
+  return at;
 }
 
 }  // namespace
@@ -39,7 +89,7 @@ Tokenizer Tokenizer::from_file(const std::string& path) {
   tokenizer.splits_at_spaces_ =
       pre_tokenizer != nullptr &&
       std::none_of(tokenizer.added_.begin(), tokenizer.added_.end(), [](const AddedToken& token) {
-        return std::any_of(token.content.begin(), token.content.end(), is_ascii_blank);
+        return std::any_of(token.pattern.begin(), token.pattern.end(), is_ascii_blank);
       });
   return tokenizer;
 }
@@ -51,11 +101,13 @@ void Tokenizer::read_added_tokens(const JsonObject& root) {
   for (const Json& item : *list) {
     const JsonObject token(item, root.file(), "added_tokens");
     const bool special = token.boolean("special", false);
-    added_.push_back({token.string("content"), token.integer("id", 0, kMaxId), token.boolean("single_word", false),
+    added_.push_back({token.string("content"), "", token.integer("id", 0, kMaxId), token.boolean("single_word", false),
                       token.boolean("lstrip", false), token.boolean("rstrip", false),
                       token.boolean("normalized", !special)});
-    const AddedToken& added = added_.back();
+    AddedToken& added = added_.back();
     if (added.content.empty()) throw token.error("content", "is empty");
+    added.pattern = added.normalized ? normalizer_->normalize(added.content) : added.content;
+    if (added.pattern.empty()) throw token.error("content", quote(added.content) + " is normalized to nothing");
     const std::string_view holder = model_->token(added.id);
     if (!holder.empty() && holder != added.content) {
       throw token.error("id",
@@ -63,9 +115,9 @@ void Tokenizer::read_added_tokens(const JsonObject& root) {
     }
     vocab_size_ = std::max(vocab_size_, added.id + 1);
   }
-  // The longest match wins where several begin.
+  // The longest match wins where several begin, the first token among equals (where the peer's choice is random).
   std::stable_sort(added_.begin(), added_.end(),
-                   [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
+                   [](const AddedToken& a, const AddedToken& b) { return a.pattern.size() > b.pattern.size(); });
 }
 
 void Tokenizer::read_template(const JsonObject& root) {
@@ -104,6 +156,18 @@ void Tokenizer::read_template(const JsonObject& root) {
   if (sequences != 1) throw processor.error("single", Diagnostic::expected("one Sequence", std::to_string(sequences)));
 }
 
+int64_t Tokenizer::type_vocab_size() const {
+  int64_t size = 1;
+  for (const TemplatePiece& piece : template_) size = std::max(size, piece.type_id + 1);
+  return size;
+}
+
+int64_t Tokenizer::num_special_tokens() const {
+  size_t count = 0;
+  for (const TemplatePiece& piece : template_) count += piece.ids.size();
+  return static_cast<int64_t>(count);
+}
+
 std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
   for (const AddedToken& added : added_) {
     if (added.content == token) return added.id;
@@ -112,16 +176,30 @@ std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
   return id < 0 ? std::nullopt : std::optional<int64_t>(id);
 }
 
-// The first place at or after `from` where the token stands.
-size_t Tokenizer::find_token(const AddedToken& token, std::string_view text, size_t from) {
-  for (size_t place = text.find(token.content, from); place != std::string_view::npos;
-       place = text.find(token.content, place + 1)) {
-    const size_t end = place + token.content.size();
-    const bool inside_word =
-        (place > 0 && is_word_byte(text[place - 1])) || (end < text.size() && is_word_byte(text[end]));
-    if (!token.single_word || !inside_word) return place;
+std::vector<Tokenizer::Match> Tokenizer::find_added(std::string_view text, bool normalized) const {
+  std::vector<Match> matches;
+  std::vector<size_t> places(added_.size(), 0);  // of each token's next occurrence, found once
+  std::vector<bool> known(added_.size(), false);
+  for (size_t from = 0, stripped = 0; from < text.size();) {
+    Match match{nullptr, std::string_view::npos, 0};
+    for (size_t i = 0; i < added_.size(); ++i) {
+      if (added_[i].normalized != normalized) continue;
+      if (!known[i] || (places[i] != std::string_view::npos && places[i] < from))
+        places[i] = text.find(added_[i].pattern, from);
+      known[i] = true;
+      if (places[i] < match.begin) match = {&added_[i], places[i], 0};
+    }
+    if (match.token == nullptr) break;
+    from = match.end = match.begin + match.token->pattern.size();
+    // What stands inside a word is passed over whole.
+    if (match.token->single_word && is_inside_word(text, match.begin, match.end)) continue;
+    if (match.token->strip_left) match.begin = skip_white_space_back(text, match.begin);
+    if (match.token->strip_right) match.end = skip_white_space(text, match.end);
+    match.begin = std::max(match.begin, stripped);
+    stripped = match.end;
+    matches.push_back(match);
   }
-  return std::string_view::npos;
+  return matches;
 }
 
 void Tokenizer::encode_words(std::string_view normalized, std::vector<int64_t>& ids) const {
@@ -134,28 +212,10 @@ void Tokenizer::encode_segment(std::string_view text, std::vector<int64_t>& ids)
   // Tokens that are not normalized are found in the raw text, the others in what the normalizer leaves of the rest.
   const auto split = [&](std::string_view part, bool normalized, const auto& rest) {
     size_t from = 0;
-    std::vector<size_t> places(added_.size(), 0);  // of each token's next occurrence, found once
-    std::vector<bool> known(added_.size(), false);
-    while (true) {
-      const AddedToken* token = nullptr;
-      size_t at = std::string_view::npos;
-      for (size_t i = 0; i < added_.size(); ++i) {
-        if (added_[i].normalized != normalized) continue;
-        if (!known[i] || (places[i] != std::string_view::npos && places[i] < from))
-          places[i] = find_token(added_[i], part, from);
-        known[i] = true;
-        if (places[i] < at) {
-          at = places[i];
-          token = &added_[i];
-        }
-      }
-      if (token == nullptr) break;
-      size_t left = at, right = at + token->content.size();
-      while (token->strip_left && left > from && is_ascii_blank(part[left - 1])) --left;
-      while (token->strip_right && right < part.size() && is_ascii_blank(part[right])) ++right;
-      rest(part.substr(from, left - from));
-      ids.push_back(token->id);
-      from = right;
+    for (const Match& match : find_added(part, normalized)) {
+      rest(part.substr(from, match.begin - from));
+      ids.push_back(match.token->id);
+      from = std::max(match.begin, match.end);
     }
     rest(part.substr(from));
   };
@@ -166,8 +226,7 @@ void Tokenizer::encode_segment(std::string_view text, std::vector<int64_t>& ids)
 }
 
 Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
-  size_t num_special = 0;
-  for (const TemplatePiece& piece : template_) num_special += options.special_tokens ? piece.ids.size() : 0;
+  const size_t num_special = options.special_tokens ? static_cast<size_t>(num_special_tokens()) : 0;
   const size_t room =
       options.max_length == 0 ? SIZE_MAX : options.max_length - std::min(options.max_length, num_special);
   std::vector<int64_t> ids;

@@ -37,13 +37,22 @@ class Tokenizer {
   std::string decode(const std::vector<int64_t>& ids) const;
 
   int64_t vocab_size() const { return vocab_size_; }
+  /// One more than the largest type id that encode() gives.
+  int64_t type_vocab_size() const;
+  /// What the post-processor adds to a text.
+  int64_t num_special_tokens() const;
   std::optional<int64_t> token_id(std::string_view token) const;
 
  private:
   struct AddedToken {
     std::string content;
+    std::string pattern;  // what is looked for: a normalized token's content after the normalizer
     int64_t id;
     bool single_word, strip_left, strip_right, normalized;
+  };
+  struct Match {
+    const AddedToken* token;
+    size_t begin, end;
   };
   struct TemplatePiece {
     std::vector<int64_t> ids;  // empty: the sequence
@@ -55,7 +64,8 @@ class Tokenizer {
   void read_template(const JsonObject& root);
   void encode_segment(std::string_view text, std::vector<int64_t>& ids) const;
   void encode_words(std::string_view normalized, std::vector<int64_t>& ids) const;
-  static size_t find_token(const AddedToken& token, std::string_view text, size_t from);
+  // The added tokens of one kind in the text, from left to right, with the white space that they take.
+  std::vector<Match> find_added(std::string_view text, bool normalized) const;
 
   std::vector<AddedToken> added_;
   std::unique_ptr<Normalizer> normalizer_;
