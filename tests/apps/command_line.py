@@ -161,6 +161,25 @@ class CommandLineTest(unittest.TestCase):
         self.refused(4, r"training\.batch_size: the run needs .* are there \(training\.batch_size: \d+", "train", recipe, big, "output.dir=" + self.path("big"))
         self.assertFalse(os.path.exists(self.path("big")))
 
+    def test_overrides_that_mean_nothing(self):
+        recipe = self.path("recipe.yaml")
+        self.refused(2, r"bad\.yaml:1:1: expected a mapping, got \"hello\"", "validate", self.recipe_file("hello\n"), "optimizer.lr=1")
+        self.refused(2, r"override: optimzer: unknown key \(did you mean optimizer\?", "validate", recipe, "~optimzer.lr")
+        self.refused(2, r"a part of the key is empty", "validate", recipe, "training.batch_size.=8")
+        self.refused(2, r"the bracket \[ is not closed", "validate", recipe, "data.labels=[a")
+        self.refused(2, r'adapter\.exclude_modules: "vlaue" matches no linear layer .*did you mean value\?', "validate", recipe, "adapter.exclude_modules=[vlaue]")
+        self.refused(2, r'"kye" matches no', "validate", recipe, "adapter.target_modules=[qurey, kye]", lines=2)
+
+    def test_paths_mean_what_the_system_means(self):
+        os.makedirs(self.path("real/deep"))
+        os.symlink("real/deep", self.path("link"))
+        os.rename(self.path("train.jsonl"), self.path("real/x.jsonl"))
+        self.lathe("validate", self.path("recipe.yaml"), "data.train=" + self.path("link/../x.jsonl"), "~data.eval", "--data")
+        folder = os.path.join(os.fsencode(self.scratch.name), b"caf\xe9")
+        os.mkdir(folder)
+        os.rename(self.path("recipe.yaml"), os.path.join(folder, b"r.yaml"))
+        self.refused(2, r"is in a directory whose name is not UTF-8", "train", os.path.join(folder, b"r.yaml"))
+
     # --- checkpoints ---
 
     def test_damaged_weights(self):
@@ -187,6 +206,28 @@ class CommandLineTest(unittest.TestCase):
         index["weight_map"]["bert.pooler.dense.bias"] = "../../secret.safetensors"
         self.write("model/model.safetensors.index.json", json.dumps(index))
         self.refused(3, "expected a plain file name", "validate", self.path("recipe.yaml"))
+
+    def test_limits_of_the_tokenizer(self):
+        tokenizer = small_model.tokenizer()
+        for change, pattern in [({"type_id": 2}, r"tokenizer\.json: post_processor: expected type ids below the model's 2, got 2"), ({"type_id": 1}, None)]:
+            tokenizer["post_processor"]["single"][0] = {"SpecialToken": {"id": "[CLS]", **change}}
+            self.write("model/tokenizer.json", json.dumps(tokenizer))
+            if pattern:
+                self.refused(3, pattern, "validate", self.path("recipe.yaml"), "--data")
+            else:
+                self.lathe("validate", self.path("recipe.yaml"), "--data")
+        tokenizer["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [2] * 63
+        self.write("model/tokenizer.json", json.dumps(tokenizer))
+        self.refused(3, r"post_processor: expected fewer special tokens than the model's 64 positions, got 64", "validate", self.path("recipe.yaml"), "--data")
+        self.write("model/tokenizer.json", json.dumps(small_model.tokenizer()))
+        for limit in ('"512"', "0", "-1", "1", "2", "3.5", "true", "[]"):
+            self.write("model/tokenizer_config.json", '{"model_max_length": %s}' % limit)
+            self.refused(3, r"tokenizer_config\.json: model_max_length: expected an integer >= 3, got ", "validate", self.path("recipe.yaml"))
+        for limit in (str(int(1e30)), "1e30", "3", "null"):
+            self.write("model/tokenizer_config.json", '{"model_max_length": %s}' % limit)
+            self.lathe("validate", self.path("recipe.yaml"), "--data")
+        self.refused(2, r"model\.arch: .*max_position_embeddings: expected an integer from 3 to|max_position_embeddings", "validate", self.path("recipe.yaml"), "model.init=random",
+                     "model.arch={model_type: bert, vocab_size: 40, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 8, max_position_embeddings: 2}")
 
     def test_impossible_config(self):
         for key, value, pattern in [("hidden_size", 0, "hidden_size: expected an integer from 1"), ("hidden_size", 2**62, "hidden_size: expected an integer"),

@@ -77,12 +77,15 @@ TEST(ReadModelConfig, RefusesOtherComputationsByName) {
 TEST(ReadModelConfig, RefusesImpossibleSizes) {
   for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
                           "max_position_embeddings", "type_vocab_size"}) {
+    const bool positions = key == std::string("max_position_embeddings");  // for a token between [CLS] and [SEP]
     for (const Json& value :
          {Json(0), Json(-1), Json(2.5), Json("16"), Json(uint64_t{1} << 40), Json(UINT64_MAX), Json(true)}) {
-      EXPECT_THAT(config_refusal(Json{{key, value}}), HasSubstr(std::string(key) + ": expected an integer from 1 to "))
+      EXPECT_THAT(config_refusal(Json{{key, value}}),
+                  HasSubstr(key + std::string(": expected an integer from ") + (positions ? "3 to " : "1 to ")))
           << value;
     }
   }
+  EXPECT_THAT(config_refusal({{"max_position_embeddings", 2}}), HasSubstr("expected an integer from 3 to "));
   EXPECT_EQ(config_refusal({{"num_attention_heads", 3}}),
             "hidden_size: expected a multiple of num_attention_heads = 3, got 16");
   EXPECT_EQ(config_refusal({{"layer_norm_eps", 0}}), "layer_norm_eps: expected a number above 0, got 0");

@@ -146,6 +146,18 @@ TEST(ClassifierTargets, AreTensorsOfAllExperts) {
       "(known: up_proj, down_proj)");
 }
 
+TEST(MatchTargets, NamesEveryWrongItemOfBothLists) {
+  AdapterConfig config = with_targets(Names{"qurey", "value", "kye"});
+  EXPECT_THAT(target_refusal(config),
+              ::testing::MatchesRegex("[^\n]*\"qurey\" matches no [^\n]*\n[^\n]*\"kye\" matches no [^\n]*"));
+  config = with_targets(Names{"query", "value"});
+  config.exclude_modules = Names{"vlaue"};
+  EXPECT_EQ(match_tiny_bert(config, origin_of_adapter("lora")).size(), 4U);
+  EXPECT_THAT(target_refusal(config),
+              HasSubstr("r.yaml:4:5: adapter.exclude_modules: \"vlaue\" matches no linear layer of "
+                        "the model (did you mean value?"));
+}
+
 TEST(MatchTargets, NamesThePatternThatDecidesForNothing) {
   AdapterConfig config = with_targets(Names{"query"});
   config.rank_pattern = {{"key", 4}};

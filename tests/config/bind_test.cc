@@ -4,9 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
+
+#include "temporary_directory.h"
 
 namespace lathe::config {
 namespace {
+
+namespace testing = lathe::testing;
 
 using ::testing::ElementsAre;
 
@@ -89,6 +94,56 @@ TEST(Reader, ResolvesPathsFromTheRecipesFolder) {
               ElementsAre("r.yaml:2:7: path: the environment variable \"LATHE_TEST_FOLDER\" is not set"));
   EXPECT_THAT(bind_outer("rate: 0\npath: ${oops}/b\n", outer),
               ElementsAre("r.yaml:2:7: path: unknown reference \"${oops}\" (known: ${cache}, ${env:NAME})"));
+}
+
+TEST(Reader, KeepsDotsBehindALinkAndAReference) {
+  const testing::TemporaryDirectory directory;
+  std::filesystem::create_directories(directory / "real/deep");
+  std::filesystem::create_directory_symlink("real/deep", directory / "link");
+  const std::string root = directory.path().string();
+  const auto resolved = [&](const std::string& written) {
+    Outer outer;
+    EXPECT_THAT(bind_outer("rate: 0\npath: \"" + written + "\"\n", outer), ElementsAre());
+    return outer.path;
+  };
+  EXPECT_EQ(resolved(root + "/link/../x").resolved, root + "/link/../x");
+  EXPECT_EQ(resolved(root + "/link/../../x").resolved, root + "/link/../../x");
+  EXPECT_EQ(resolved(root + "/link/./deeper/../x").resolved, root + "/link/x");
+  EXPECT_EQ(resolved(root + "/real/deep/../x").resolved, root + "/real/x");
+  EXPECT_EQ(resolved(".").resolved, "/base");
+  EXPECT_EQ(resolved("runs/").resolved, "/base/runs");
+  EXPECT_EQ(resolved("/../x").resolved, "/x");
+  ::setenv("LATHE_TEST_FOLDER", "a/b", 1);
+  const Path path = resolved("${env:LATHE_TEST_FOLDER}/../x");
+  EXPECT_EQ(path.resolved, "/base/a/x");
+  EXPECT_EQ(path.text, "${env:LATHE_TEST_FOLDER}/../x");
+  EXPECT_EQ(resolved("c/${env:LATHE_TEST_FOLDER}/../x").text, "/base/c/${env:LATHE_TEST_FOLDER}/../x");
+  ::unsetenv("LATHE_TEST_FOLDER");
+}
+
+TEST(Reader, RefusesAPathThatIsNotUtf8) {
+  ::setenv("LATHE_TEST_FOLDER", "/caf\xE9", 1);
+  Outer outer;
+  const auto mistakes = bind_outer("rate: 0\npath: ${env:LATHE_TEST_FOLDER}/b\n", outer);
+  ASSERT_EQ(mistakes.size(), 1u);
+  EXPECT_THAT(mistakes[0], ::testing::StartsWith("r.yaml:2:7: path: expected a path in UTF-8, got \"/caf"));
+  ::unsetenv("LATHE_TEST_FOLDER");
+}
+
+TEST(Writer, QuotesWhatAnyReaderCouldMistake) {
+  for (const char* text : {"NULL", "Null", "~", "True", "ON", "No", "0x1F", "1_000", ".inf", ".nan", "+1", "1e3", "-",
+                           "Auto", "", "a: b", "#"}) {
+    Outer outer, again;
+    outer.name = text;
+    outer.list = {text, "plain"};
+    Writer writer;
+    outer.visit(writer);
+    ASSERT_THAT(bind_outer(writer.text(), again), ElementsAre()) << text;
+    EXPECT_EQ(again.name, text);
+    EXPECT_EQ(again.list, outer.list);
+    EXPECT_EQ(write_string(text), "\"" + std::string(text) + "\"");
+  }
+  EXPECT_EQ(write_string("/a/b-1.x"), "/a/b-1.x");
 }
 
 TEST(Writer, WritesWhatReadsBackEqual) {

@@ -71,14 +71,32 @@ TEST(ApplyOverride, SetsAddsAndRemoves) {
   EXPECT_EQ(root.find("a")->find("c"), nullptr);
 }
 
+TEST(ApplyOverride, RefusesARootThatIsNoMapping) {
+  for (const auto& [text, got] : {std::pair("hello\n", "\"hello\""), std::pair("- a\n", "a list")}) {
+    for (const char* argument : {"optimizer.lr=1", "~optimizer.lr", "a=1"}) {
+      YamlNode root = parse_yaml(text, "r.yaml");
+      EXPECT_EQ(error_text(ErrorKind::Config, [&, &text = argument] { apply_override(root, text); }),
+                "r.yaml:1:1: expected a mapping, got " + std::string(got) + " (see lathe show --schema)");
+    }
+  }
+}
+
 TEST(ApplyOverride, RefusesWhatHasNoForm) {
   YamlNode root = parse_yaml("a: 1\n", "r.yaml");
+  for (const char* argument : {"a.=8", ".a=8", "a..b=8", "~a.", "."})
+    EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, argument); }),
+                HasSubstr(*argument == '.' && argument[1] == 0 ? "expected key=value" : "a part of the key is empty"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "~a=1"); }),
+              HasSubstr("expected key=value or ~key"));
   EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a"); }),
               HasSubstr("override: expected key=value or ~key, got \"a\""));
   EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "=1"); }), HasSubstr("expected key=value"));
   EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a.b=1"); }),
               HasSubstr("\"a\" is not a mapping"));
-  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a=[1"); }), HasSubstr("override:"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a=[1, ']'"); }),
+              HasSubstr("override: \"a=[1, ']'\": the bracket [ is not closed"));
+  EXPECT_THAT(error_text(ErrorKind::Config, [&] { apply_override(root, "a=[{b: 1]"); }),
+              HasSubstr("the bracket { is not closed"));
 }
 
 }  // namespace

@@ -75,7 +75,8 @@ TEST(Recipe, NamesTheKeysInWhichTwoDiffer) {
 }
 
 TEST(Recipe, RefusesImpossibleCombinations) {
-  EXPECT_THAT(recipe_refusal({"training.max_steps=3"}), HasSubstr("training.max_steps: excludes training.epochs"));
+  EXPECT_THAT(recipe_refusal({"training.max_steps=3"}),
+              HasSubstr("training.max_steps: excludes training.epochs (~training.epochs among the words"));
   EXPECT_THAT(recipe_refusal({"~training.epochs"}),
               HasSubstr("r.yaml:13:3: training.epochs: epochs or max_steps is required"));
   EXPECT_THAT(recipe_refusal({"~adapter.rank"}), HasSubstr("adapter.rank: is required unless adapter.from is given"));
@@ -102,6 +103,13 @@ TEST(Recipe, RefusesImpossibleCombinations) {
               HasSubstr("training.early_stopping: needs data.eval"));
 }
 
+TEST(Recipe, RemovesOnlyKeysThatRecipesHave) {
+  parse(kMinimal, "r.yaml", "/base", {"~model.dropout", "~data.image.size", "~adapter.rank_pattern.query", "~quant"});
+  EXPECT_THAT(recipe_refusal({"~optimzer.lr"}), HasSubstr("override: optimzer: unknown key (did you mean optimizer?"));
+  EXPECT_THAT(recipe_refusal({"~optimizer.rl"}), HasSubstr("override: optimizer.rl: unknown key"));
+  EXPECT_THAT(recipe_refusal({"~optimizer.lr=3"}), HasSubstr("expected key=value or ~key"));
+}
+
 TEST(Recipe, SaysWhatIsNotSupportedYet) {
   EXPECT_THAT(recipe_refusal({"model.task=causal_lm"}),
               HasSubstr("model.task: is not supported yet (supported: classification, image_classification)"));
@@ -111,6 +119,8 @@ TEST(Recipe, SaysWhatIsNotSupportedYet) {
 }
 
 TEST(Recipe, ComplainsOnceAboutOneMistake) {
+  EXPECT_EQ(recipe_refusal({"~adapter.rank", "~adapter.alpha", "adapter.init=pissa", "adapter.from=/x"}),
+            "override: adapter.init: excludes adapter.from");
   EXPECT_EQ(recipe_refusal({"adapter.rank=many"}),
             "override: adapter.rank: expected an integer in [1, 65536], got \"many\"");
   EXPECT_EQ(recipe_refusal({"training.batch_size=0"}),

@@ -79,7 +79,7 @@ BertArch read_bert(const JsonObject& config) {
   arch.num_hidden_layers = config.integer("num_hidden_layers", 1, kMaxLayers);
   arch.num_attention_heads = config.integer("num_attention_heads", 1, kMaxSize);
   arch.intermediate_size = config.integer("intermediate_size", 1, kMaxSize);
-  arch.max_position_embeddings = config.integer("max_position_embeddings", 1, kMaxSize, 512);
+  arch.max_position_embeddings = config.integer("max_position_embeddings", 3, kMaxSize, 512);
   arch.type_vocab_size = config.integer("type_vocab_size", 1, kMaxSize, 2);
   arch.pad_token_id = config.integer("pad_token_id", 0, arch.vocab_size - 1, 0);
   if (arch.hidden_size % arch.num_attention_heads != 0) {

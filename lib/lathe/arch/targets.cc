@@ -61,18 +61,23 @@ Names leaf_names(const std::vector<LinearSpec>& linears) {
   throw Error(origin.kind, diagnostic);
 }
 
-[[noreturn]] void throw_no_linear(const TargetsOrigin& origin, const std::string& what, const std::string& name,
-                                  const std::vector<LinearSpec>& linears) {
-  throw_no_match(origin, "target_modules", what + " matches no linear layer of the model",
-                 suggest(name, leaf_names(linears)));
-}
+constexpr const char* kNoLinear = " matches no linear layer of the model";
 
-void check_every_name(const std::vector<LinearSpec>& linears, const Names& names, const TargetsOrigin& origin) {
-  for (const std::string& name : names) {
+// A recipe's list of modules: every name must mean a layer.
+void check_every_name(const std::vector<LinearSpec>& linears, const std::optional<formats::TargetModules>& modules,
+                      const std::string& key, const TargetsOrigin& origin) {
+  const auto* names = modules && origin.is_recipe() ? std::get_if<Names>(&*modules) : nullptr;
+  if (names == nullptr) return;
+  std::vector<Diagnostic> mistakes;
+  for (const std::string& name : *names) {
     const bool known = std::any_of(linears.begin(), linears.end(),
                                    [&](const LinearSpec& linear) { return matches_module_name(linear.path, name); });
-    if (!known) throw_no_linear(origin, quote(name), name, linears);
+    if (known) continue;
+    Diagnostic& mistake = mistakes.emplace_back(origin.at(key));
+    mistake.problem = quote(name) + kNoLinear;
+    mistake.hint = suggest(name, leaf_names(linears));
   }
+  if (!mistakes.empty()) throw Error(origin.kind, std::move(mistakes));
 }
 
 std::vector<LinearSpec> matched_parameters(const std::vector<LinearSpec>& parameters, const Names& names,
@@ -155,8 +160,8 @@ std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const 
                                   const std::vector<LinearSpec>& parameters) {
   const Names usual = config.target_parameters.empty() ? default_target_modules(arch) : Names();
   const formats::TargetModules targets = config.target_modules.value_or(formats::TargetModules(usual));
-  if (const auto* names = std::get_if<Names>(&targets); names != nullptr && origin.is_recipe())
-    check_every_name(linears, *names, origin);
+  check_every_name(linears, targets, "target_modules", origin);
+  check_every_name(linears, config.exclude_modules, "exclude_modules", origin);
   const std::vector<bool> matched = matched_layers(linears, targets, arch, "target_modules", origin);
   std::vector<bool> excluded(linears.size(), false);
   if (config.exclude_modules) {
@@ -185,7 +190,8 @@ std::vector<Target> match_targets(const std::vector<LinearSpec>& linears, const 
   const bool no_modules = listed != nullptr && listed->empty() && !config.target_parameters.empty();
   if (result.empty() && !no_modules) {
     const auto* regex = std::get_if<std::string>(&targets);
-    throw_no_linear(origin, regex != nullptr ? quote(*regex) : "the list", regex != nullptr ? *regex : "", linears);
+    throw_no_match(origin, "target_modules", (regex != nullptr ? quote(*regex) : "the list") + kNoLinear,
+                   suggest(regex != nullptr ? *regex : "", leaf_names(linears)));
   }
   for (const LinearSpec& parameter : tensors) {
     if (is_within_any(parameter.path, saved)) continue;

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -33,6 +34,20 @@ bool expand(const std::string& variable, const YamlNode& node, const std::string
   context.mistakes.push_back({node.file, node.line, node.column, key,
                               "unknown reference " + quote("${" + variable + "}"), "known: ${cache}, ${env:NAME}"});
   return false;
+}
+
+// Without "." and, where the system finds the same place, without "..": after a link or a reference it stays.
+std::string tidy(const std::filesystem::path& path) {
+  std::filesystem::path result;
+  for (const std::filesystem::path& part : path) {
+    if (part.empty() || part == ".") continue;
+    std::error_code ignored;
+    const std::string last = result.filename().string();
+    const bool keeps =
+        last == ".." || last.find("${") != std::string::npos || std::filesystem::is_symlink(result, ignored);
+    result = part == ".." && !keeps ? result.parent_path() : result / part;
+  }
+  return result.string();
 }
 
 }  // namespace
@@ -83,12 +98,15 @@ std::string write_number(double value) {
 std::string write_string(const std::string& text) {
   static const std::set<std::string> kMisread = {"none", "null", "true", "false", "yes", "no",
                                                  "on",   "off",  "y",    "n",     "auto"};
+  std::string lower = text;
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   const bool plain_characters = std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '/' || c == '+' || c >= 0x80;
   });
-  double number = 0;
-  if (!text.empty() && plain_characters && text[0] != '-' && !kMisread.contains(text) && !parse_number(text, number))
-    return text;
+  // What begins with a digit, a sign or a point may be a number to another reader: 0x1F, 1_000, .inf.
+  const bool plain_start = !text.empty() && std::strchr("+-.0123456789", text[0]) == nullptr;
+  if (plain_start && plain_characters && !kMisread.contains(lower)) return text;
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -155,9 +173,14 @@ bool resolve_path(const YamlNode& node, const std::string& key, const std::strin
   if (!result.resolved.starts_with("hf:")) {
     const std::filesystem::path origin =
         node.line == 0 || base.empty() ? std::filesystem::current_path() : std::filesystem::absolute(base);
-    const auto absolute = [&](const std::string& relative) { return (origin / relative).lexically_normal().string(); };
+    const auto absolute = [&](const std::string& relative) { return tidy(origin / relative); };
     result.resolved = absolute(result.resolved);
     if (!starts_with_reference) result.text = absolute(result.text);
+  }
+  if (find_invalid_utf8(result.resolved) != std::string::npos) {
+    context.mistakes.push_back(
+        {node.file, node.line, node.column, key, Diagnostic::expected("a path in UTF-8", quote(result.resolved)), ""});
+    return false;
   }
   path = std::move(result);
   return true;

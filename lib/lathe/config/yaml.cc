@@ -65,6 +65,25 @@ void check_nesting(std::string_view text, const std::string& file) {
   }
 }
 
+// The first bracket without its end in a value that begins with one; '\0': there is none.
+char unclosed_bracket(std::string_view value) {
+  std::string open;
+  char quote_mark = 0;
+  for (const char c : value) {
+    if (quote_mark != 0 || c == '"' || c == '\'') {
+      quote_mark = quote_mark == 0 ? c : quote_mark == c ? '\0' : quote_mark;
+    } else if (c == '[' || c == '{') {
+      open += c;
+    } else if (open.empty()) {
+      return 0;
+    } else if (c == ']' || c == '}') {
+      if (open.back() != (c == ']' ? '[' : '{')) break;
+      open.pop_back();
+    }
+  }
+  return open.empty() ? '\0' : open.back();
+}
+
 // Builds the tree from the parser's events and notes what a recipe may not hold.
 class TreeBuilder : public YAML::EventHandler {
  public:
@@ -257,9 +276,15 @@ void apply_override(YamlNode& root, const std::string& argument) {
   const bool removes = argument.starts_with('~');
   const size_t equals = argument.find('=');
   const std::string path = removes ? argument.substr(1) : argument.substr(0, equals);
-  if (path.empty() || (!removes && equals == std::string::npos)) {
+  if (path.empty() || removes == (equals != std::string::npos)) {
     fail("override", 0, 0, Diagnostic::expected("key=value or ~key", quote(argument)),
          "for example training.batch_size=8");
+  }
+  if (("." + path + ".").find("..") != std::string::npos)
+    fail("override", 0, 0, quote(argument) + ": a part of the key is empty");
+  if (!root.is_mapping()) {
+    fail(root.file, root.line, root.column, Diagnostic::expected("a mapping", root.describe()),
+         "see lathe show --schema");
   }
   YamlNode* node = &root;
   std::istringstream parts(path);
@@ -285,6 +310,8 @@ void apply_override(YamlNode& root, const std::string& argument) {
     node = &found->value;
   }
   const std::string value = argument.substr(equals + 1);
+  if (const char bracket = unclosed_bracket(value); bracket != 0)
+    fail("override", 0, 0, quote(argument) + ": the bracket " + bracket + " is not closed");
   *node = value.empty() ? YamlNode{} : parse_yaml(value, "override");
   const auto mark = [](auto&& self, YamlNode& marked) -> void {
     marked.file = "override";

@@ -53,6 +53,18 @@ text::Tokenizer open_tokenizer(const formats::ModelDirectory& directory, const a
                      Diagnostic::expected("at most the model's " + std::to_string(arch::vocab_size(arch)) + " tokens",
                                           std::to_string(tokenizer.vocab_size())));
   }
+  const auto* bert = std::get_if<arch::BertArch>(&arch);
+  if (bert != nullptr && tokenizer.type_vocab_size() > bert->type_vocab_size) {
+    throw data_error_in(directory.tokenizer_path(), "post_processor",
+                        Diagnostic::expected("type ids below the model's " + std::to_string(bert->type_vocab_size),
+                                             std::to_string(tokenizer.type_vocab_size() - 1)));
+  }
+  if (tokenizer.num_special_tokens() >= arch::max_positions(arch)) {
+    throw data_error_in(directory.tokenizer_path(), "post_processor",
+                        Diagnostic::expected("fewer special tokens than the model's " +
+                                                 std::to_string(arch::max_positions(arch)) + " positions",
+                                             std::to_string(tokenizer.num_special_tokens())));
+  }
   return tokenizer;
 }
 

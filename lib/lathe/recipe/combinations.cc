@@ -152,7 +152,8 @@ void check_optimizer(const Optimizer& optimizer, CombinationChecker& c) {
 void check_training(const Training& training, CombinationChecker& c) {
   c.require(training.epochs || training.max_steps,
             c.has("training.max_steps") ? "training.max_steps" : "training.epochs", "epochs or max_steps is required");
-  c.require(!(training.epochs && training.max_steps), "training.max_steps", "excludes training.epochs");
+  c.require(!(training.epochs && training.max_steps), "training.max_steps", "excludes training.epochs",
+            "~training.epochs among the words of the command removes the other");
   const bool automatic = !training.batch_size.samples;
   c.require(!automatic || training.global_batch_size, "training.global_batch_size",
             "is required with batch_size: auto");

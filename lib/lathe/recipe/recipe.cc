@@ -43,7 +43,11 @@ Recipe bind_recipe(const YamlNode& root, const std::string& base, Purpose purpos
       if (!follows) context.mistakes.push_back(std::move(mistake));
     }
   };
-  add_new(check_combinations(recipe, root.file));
+  std::vector<Diagnostic> bad_combinations = check_combinations(recipe, root.file);
+  std::set<std::string> keys;
+  for (const Diagnostic& mistake : bad_combinations) keys.insert(mistake.key);
+  add_new(std::move(bad_combinations));
+  complained.merge(keys);
   add_new(check_support(recipe, root.file, purpose));
   if (!context.mistakes.empty()) {
     std::stable_sort(context.mistakes.begin(), context.mistakes.end(), [](const Diagnostic& a, const Diagnostic& b) {
@@ -52,6 +56,28 @@ Recipe bind_recipe(const YamlNode& root, const std::string& base, Purpose purpos
     throw Error(ErrorKind::Config, std::move(context.mistakes));
   }
   return recipe;
+}
+
+// A key to remove must be one that recipes have, given or not.
+void check_removed_key(const std::string& key) {
+  YamlNode root;
+  root.kind = YamlNode::Kind::Mapping;
+  config::apply_override(root, key + "=");
+  Recipe recipe;
+  ReadContext context;
+  config::Reader reader(root, "", "", context);
+  recipe.visit(reader);
+  reader.finish();
+  for (const Diagnostic& mistake : context.mistakes) {
+    if (mistake.problem == "unknown key") throw Error(ErrorKind::Config, mistake);
+  }
+}
+
+void apply_overrides(YamlNode& root, const std::vector<std::string>& overrides) {
+  for (const std::string& argument : overrides) {
+    config::apply_override(root, argument);
+    if (argument.starts_with('~')) check_removed_key(argument.substr(1));
+  }
 }
 
 // "a.b" -> the text after "a:" / "b:" of the resolved document, per leaf line.
@@ -101,7 +127,7 @@ std::string Data::field(const std::string& name) const {
 Recipe parse(const std::string& text, const std::string& file, const std::string& base,
              const std::vector<std::string>& overrides, Purpose purpose) {
   YamlNode root = config::parse_yaml(text, file);
-  for (const std::string& override_text : overrides) config::apply_override(root, override_text);
+  apply_overrides(root, overrides);
   return bind_recipe(root, base, purpose);
 }
 
@@ -120,8 +146,11 @@ Recipe load(const std::string& file_or_name, const std::vector<std::string>& ove
                                               suggest(file_or_name, names)});
   }
   YamlNode root = config::read_yaml_file(file_or_name);
-  for (const std::string& override_text : overrides) config::apply_override(root, override_text);
-  return bind_recipe(root, std::filesystem::absolute(file_or_name).parent_path().string(), purpose);
+  apply_overrides(root, overrides);
+  const std::string base = std::filesystem::absolute(file_or_name).parent_path().string();
+  if (find_invalid_utf8(base) != std::string::npos)
+    throw Error(ErrorKind::Config, Diagnostic{file_or_name, 0, 0, "", "is in a directory whose name is not UTF-8", ""});
+  return bind_recipe(root, base, purpose);
 }
 
 std::string to_yaml(const Recipe& recipe) {

@@ -1,6 +1,7 @@
 #include "lathe/recipe/resolve.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "lathe/base/error.h"
@@ -264,16 +265,17 @@ void check_four_bit(const Recipe& recipe, const arch::CheckpointMatch& match) {
 
 int64_t default_max_length(const formats::ModelDirectory& directory, const arch::Arch& arch) {
   const std::string file = directory.path() + "/tokenizer_config.json";
-  int64_t length = arch::max_positions(arch);
+  const int64_t length = arch::max_positions(arch);
   if (!std::filesystem::exists(file)) return length;
   const Json json = read_json_file(file, 16 << 20);
-  const Json* limit = JsonObject(json, file).find("model_max_length");
-  // "No limit" is written as 1e30.
-  if (limit != nullptr && limit->is_number() && limit->get<double>() >= 1 &&
-      limit->get<double>() < static_cast<double>(length)) {
-    length = static_cast<int64_t>(limit->get<double>());
-  }
-  return length;
+  const JsonObject config(json, file);
+  const Json* limit = config.find("model_max_length");
+  if (limit == nullptr) return length;
+  // "No limit" is written as 1e30, in digits.
+  const double value = limit->is_number() ? limit->get<double>() : 0;
+  if (value < 3 || value != std::floor(value))
+    throw config.error("model_max_length", Diagnostic::expected("an integer >= 3", describe(*limit)));
+  return value < static_cast<double>(length) ? static_cast<int64_t>(value) : length;
 }
 
 StorageType ResolvedModel::stored_dtype(StorageType wanted) const {
