@@ -53,6 +53,7 @@ class PracticeTest(unittest.TestCase):
         self.assertEqual(list(self.answers), list(NUMBERS))
         for name, answer in self.answers.items():
             self.assertIn("\n  holds  ", answer, name)
+            self.assertRegex(answer, r"\n  In short: \S")
 
     def test_the_numbers_come_out(self):
         for name, numbers in NUMBERS.items():

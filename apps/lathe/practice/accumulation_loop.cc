@@ -243,6 +243,9 @@ void draw_losses(Working& working) {
 
 Answer answer_accumulation_loop(const Settings& settings) {
   Working working(settings);
+  working.answer.in_short =
+      "(loss / accumulation_steps).backward(); then, at the end of a window, optimizer.step() and "
+      "optimizer.zero_grad().";
   working.answer.listings = {{"The loop, its two blanks filled", kLoopCode}};
   working.say(
       "First blank: (loss / accumulation_steps).backward(). The criterion is a mean over the micro-batch, so the mean "

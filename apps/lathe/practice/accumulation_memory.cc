@@ -188,6 +188,10 @@ void measure_equality(Working& working) {
 Answer answer_accumulation(const Settings& settings) {
   Working working(settings);
   const DerivedAccumulation derived = derive_accumulation(working);
+  working.answer.in_short =
+      "It trains with a batch whose activations do not fit: gradients of micro-batches are summed, then one step is "
+      "made. Equal to the big batch if the loss is divided by the items of the whole window and no layer looks across "
+      "samples.";
   measure_memory(working, derived);
   measure_equality(working);
   return std::move(working.answer);

@@ -77,8 +77,7 @@ std::string table_html(const std::string& kind, const std::vector<std::string>& 
 std::string claims_html(const std::vector<Claim>& claims) {
   std::string out =
       "<div class=\"scroll\"><table class=\"claims\">\n<thead><tr><th scope=\"col\">Claim</th><th "
-      "scope=\"col\">Expected</th><th "
-      "scope=\"col\">Measured</th></tr></thead>\n<tbody>\n";
+      "scope=\"col\">Expected</th><th scope=\"col\">Measured</th></tr></thead>\n<tbody>\n";
   for (const Claim& claim : claims)
     out += std::string("<tr><th scope=\"row\" class=\"") + (claim.holds ? "holds" : "fails") + "\">" +
            escape_html(claim.text) + "</th><td>" + escape_html(claim.derived) + "</td><td>" +
@@ -109,7 +108,8 @@ std::string question_html(const Question& question, const Answer& answer, const 
                           size_t first_name) {
   const std::string id = question.id;
   std::string out = "<section id=\"" + id + "\">\n<h2>" + escape_html(id + " " + question.title) + "</h2>\n" +
-                    paragraph(question.text);
+                    paragraph(question.text) + "<p><strong>In short: </strong>" + escape_html(answer.in_short) +
+                    "</p>\n";
   for (const Listing& listing : answer.listings)
     out += "<h3>" + escape_html(listing.title) + "</h3>\n<pre class=\"code\">" + escape_html(listing.code) + "</pre>\n";
   for (const Diagram& diagram : answer.diagrams)
@@ -148,6 +148,7 @@ std::string short_number(double value) {
 
 std::string answer_text(const Question& question, const Answer& answer) {
   std::string out = std::string(question.id) + "  " + question.title + "\n" + wrapped(question.text, "  ") + "\n";
+  out += wrapped("In short: " + answer.in_short, "  ") + "\n";
   for (const Listing& listing : answer.listings) out += listing.title + "\n" + indented(listing.code) + "\n";
   for (const Diagram& diagram : answer.diagrams) out += diagram.title + "\n" + indented(diagram.text) + "\n";
   for (const Step& step : answer.derivation) {

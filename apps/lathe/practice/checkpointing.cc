@@ -205,6 +205,10 @@ void measure_frozen(Working& working, const DerivedRun& derived) {
 Answer answer_checkpointing(const Settings& settings) {
   Working working(settings);
   derive_checkpointing(working);
+  working.answer.in_short =
+      "It keeps the activations at some boundaries only and computes the others again in the backward pass: much less "
+      "memory for one more forward pass. A boundary per layer is best where a layer keeps many times a boundary, as "
+      "here; every sqrt(L) layers where it keeps about one.";
   const DerivedRun derived = derive_run(working);
   working.answer.tables.push_back(exam_table());
   measure_segments(working, derived);

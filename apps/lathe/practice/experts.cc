@@ -213,6 +213,9 @@ void measure_mixtral(Working& working, const DerivedExperts& derived) {
 
 Answer answer_experts(const Settings& settings) {
   Working working(settings);
+  working.answer.in_short =
+      "E networks in the place of a Transformer block's feed-forward network, of which a router chooses k for each "
+      "token. Parameters grow with E, the FLOPs of a token with k.";
   working.answer.diagrams.push_back(expert_diagram());
   const DerivedExperts derived = derive_experts(working);
   measure_layer(working, derived);

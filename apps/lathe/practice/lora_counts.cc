@@ -112,7 +112,11 @@ void measure_counts(Working& working, const DerivedCounts& derived) {
 
 Answer answer_lora_counts(const Settings& settings) {
   Working working(settings);
-  measure_counts(working, derive_counts(working));
+  const DerivedCounts derived = derive_counts(working);
+  working.answer.in_short = amount_text(derived.base) + " parameters; LoRA trains " + amount_text(derived.lora) +
+                            " and adds " + amount_text(derived.added, Unit::Flops) +
+                            " per token and adapted projection, 1/64 of that projection's; nothing once merged.";
+  measure_counts(working, derived);
   return std::move(working.answer);
 }
 

@@ -187,6 +187,9 @@ void draw_trainings(Working& working, const std::vector<LoraSymptoms>& found) {
 
 Answer answer_lora_defects(const Settings& settings) {
   Working working(settings);
+  working.answer.in_short =
+      "B is not zero, so the model changes before training; the product is not scaled by alpha / rank; the base is not "
+      "frozen; A's scale does not follow the fan-in.";
   working.answer.listings = {{"The exam's layer", kExamLayer}, {"Mended", kMendedLayer}};
   const DerivedSymptoms derived = derive_symptoms(working);
   std::vector<LoraSymptoms> found;

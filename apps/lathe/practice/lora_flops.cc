@@ -49,8 +49,7 @@ void derive_exceptions(Working& working) {
   const Amount scores = 12 * static_cast<Amount>(llama.arch.num_hidden_layers * llama.arch.query_size()) * 4096;
   working.derive(
       "Scores and weighted values have no weights to freeze. Llama-2-7B at s = 4096 tokens: N parameters in products "
-      "(attention, "
-      "MLPs and head), A = 12 L s h FLOPs per token for attention",
+      "(attention, MLPs and head), A = 12 L s h FLOPs per token for attention",
       filled("(4 N + A) / (6 N + A), N = {}, A = {}", {parameters, scores}),
       (4 * parameters + scores) / (6 * parameters + scores));
   working.derive("... with the causal mask, which halves them", "(4 N + A / 2) / (6 N + A / 2)",
@@ -113,6 +112,8 @@ void measure_first_layer(Working& working) {
 
 Answer answer_lora_flops(const Settings& settings) {
   Working working(settings);
+  working.answer.in_short =
+      "4 N^2 + 12 N r against 6 N^2: two thirds, as the products for the gradient of W fall away.";
   derive_ratio(working);
   measure_ratio(working);
   measure_first_layer(working);

@@ -99,6 +99,9 @@ void show_start(Working& working, const StartRun& run, const StartRun& zero) {
 
 Answer answer_lora_start(const Settings& settings) {
   Working working(settings);
+  working.answer.in_short =
+      "The gradient of B has A x as a factor, which is not zero; only that of A is zero, and only at the first step. "
+      "Training starts exactly at the pretrained model.";
   working.say(
       "y = W x + scaling B A x, g = dL/dy. By the chain rule dL/dB = scaling g (A x)', and dL/dA = scaling B' g x'. At "
       "the first step B = 0, so the gradient of A is zero; but that of B is not, because A is drawn at random and A x "

@@ -137,6 +137,8 @@ Answer answer_mixer_flops(const Settings& settings) {
   Working working(settings);
   const DerivedFlops derived = derive_flops(working);
   derive_rule_of_thumb(working, derived.step);
+  working.answer.in_short =
+      "3 x 24 x 1024 x 4 s c (d_s + d_c) = " + amount_text(derived.step, Unit::Flops) + ", a third of it forward.";
   working.answer.tables.push_back(neglected_work());
   measure_flops(working, derived);
   return std::move(working.answer);

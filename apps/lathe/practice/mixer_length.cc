@@ -181,6 +181,9 @@ void measure_lengths(Working& working, const DerivedLengths& derived) {
 Answer answer_mixer_length(const Settings& settings) {
   Working working(settings);
   const DerivedLengths derived = derive_lengths(working);
+  working.answer.in_short =
+      "Token mixing has matrices of s by d_s with d_s chosen, so it costs 4 s c d_s: linear in s. Attention compares "
+      "all pairs of patches: 4 s^2 c. If d_s grows with s, the Mixer is quadratic as well.";
   working.answer.tables.push_back(attention_against_mixer());
   measure_lengths(working, derived);
   return std::move(working.answer);

@@ -148,6 +148,9 @@ void measure_bytes(Working& working, const DerivedBytes& derived) {
 Answer answer_mixer_memory(const Settings& settings) {
   Working working(settings);
   const DerivedBytes derived = derive_bytes(working);
+  working.answer.in_short =
+      amount_text(exam_bytes(Accounting::Autograd), Unit::Bytes) + " as autograd keeps them (20 u + 4 s a layer); " +
+      amount_text(exam_bytes(Accounting::Textbook), Unit::Bytes) + " if every operation's output is counted (22 u).";
   working.answer.tables = {tensors_of_a_block(), less_memory()};
   measure_bytes(working, derived);
   return std::move(working.answer);

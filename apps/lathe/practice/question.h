@@ -44,6 +44,7 @@ struct Diagram {
 };
 
 struct Answer {
+  std::string in_short = {};  ///< the answer in a sentence or two
   std::vector<Step> derivation = {};
   std::vector<Listing> listings = {};
   std::vector<Diagram> diagrams = {};

@@ -259,7 +259,13 @@ std::vector<Step> derivation() {
 
 Answer answer_routing_collapse(const Settings& settings) {
   const Laboratory laboratory(settings.full);
-  Answer answer{.derivation = derivation(), .tables = {laboratory.table()}, .claims = laboratory.claims()};
+  Answer answer{.in_short =
+                    "Only chosen experts train, so they get better and are chosen more, until few do all the work and "
+                    "the rest of the parameters is wasted. An auxiliary loss on the loads, a bias on the choice, or "
+                    "experts that choose their tokens stop it; a z-loss or jitter alone does not.",
+                .derivation = derivation(),
+                .tables = {laboratory.table()},
+                .claims = laboratory.claims()};
   for (const Row& row : laboratory.rows()) answer.names.push_back(row.which.name);
   answer.charts = {
       laboratory.chart("loss", "Relative error", "error", loss),
