@@ -129,9 +129,11 @@ TEST(WriteSafetensors, LeavesTheOldFileWhenWritingFails) {
   for (const rlim_t limit : {0, 50, 4096, 100000}) {  // within the header, within the data
     const rlimit small{limit, old_limit.rlim_max};
     setrlimit(RLIMIT_FSIZE, &small);
-    const std::string text = error_text(ErrorKind::Run, [&] { write_safetensors(path, {{"a", at::zeros({100000})}}); });
+    const std::string text = error_text(ErrorKind::Resource, [&] {
+      write_safetensors(path, {{"a", at::zeros({100000})}});
+    });
     setrlimit(RLIMIT_FSIZE, &old_limit);
-    EXPECT_EQ(text, path + ": cannot write: File too large");
+    EXPECT_EQ(text, path + ": cannot write: File too large (ulimit -f raises the limit)");
     EXPECT_EQ(read_file(path, 100), "old");
     EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory.path()), {}), 1);
   }

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -49,56 +50,56 @@ struct GemmTest : ::testing::TestWithParam<bool> {
 };
 
 // Where signals find a stack: oneDNN's kernels move the stack pointer to the heap.
-struct Signalled {
-  static inline pthread_t caller, worker;
-  static inline const char *lowest, *highest;
-  static inline std::atomic<int> seen{0}, elsewhere{0};
+struct Stack {
+  pthread_t thread;
+  const char *lowest, *highest;
 
-  static void handle(int) {
-    const char here = 0;
-    const pthread_t self = ::pthread_self();
-    const bool on_its_stack = &here >= lowest && &here < highest;
-    if (::pthread_equal(self, worker) != 0 || (::pthread_equal(self, caller) != 0 && !on_its_stack)) ++elsewhere;
-    ++seen;
+  static Stack of_this_thread() {
+    pthread_attr_t attributes;
+    void* lowest = nullptr;
+    size_t bytes = 0;
+    EXPECT_EQ(::pthread_getattr_np(::pthread_self(), &attributes), 0);
+    EXPECT_EQ(::pthread_attr_getstack(&attributes, &lowest, &bytes), 0);
+    ::pthread_attr_destroy(&attributes);
+    return {::pthread_self(), static_cast<const char*>(lowest), static_cast<const char*>(lowest) + bytes};
   }
 };
+std::array<Stack, 2> multiplying;  // the caller and OpenMP's worker
+std::atomic<int> seen{0}, off_the_stack{0};
+
+void note_stack(int) {
+  const char here = 0;
+  for (const Stack& stack : multiplying) {
+    if (::pthread_equal(::pthread_self(), stack.thread) != 0 && (&here < stack.lowest || &here >= stack.highest))
+      ++off_the_stack;
+  }
+  ++seen;
+}
 
 TEST(GemmSignals, NeverFindTheKernelsStack) {
-  if (!uses_onednn(at::kFloat)) return;  // products by MKL
   const int threads = at::get_num_threads();
   at::set_num_threads(2);
   const Tensor a = ramp({384, 384}, 0.7);
   gemm(a, a);
-  pthread_attr_t attributes;
-  void* lowest = nullptr;
-  size_t bytes = 0;
-  ASSERT_EQ(::pthread_getattr_np(::pthread_self(), &attributes), 0);
-  ASSERT_EQ(::pthread_attr_getstack(&attributes, &lowest, &bytes), 0);
-  ::pthread_attr_destroy(&attributes);
-  Signalled::caller = ::pthread_self();
-  Signalled::lowest = static_cast<const char*>(lowest);
-  Signalled::highest = Signalled::lowest + bytes;
-  at::parallel_for(0, 2, 1, [](int64_t, int64_t) {
-    if (::pthread_equal(::pthread_self(), Signalled::caller) == 0) Signalled::worker = ::pthread_self();
-  });
+  at::parallel_for(0, 2, 1,
+                   [](int64_t i, int64_t) { multiplying.at(static_cast<size_t>(i)) = Stack::of_this_thread(); });
   struct sigaction action {};
-  action.sa_handler = Signalled::handle;
+  action.sa_handler = note_stack;
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGUSR2, &action, nullptr);
   std::atomic<bool> done{false};
   std::thread sender([&] {
     while (!done) {
-      ::pthread_kill(Signalled::caller, SIGUSR2);
-      ::pthread_kill(Signalled::worker, SIGUSR2);
+      for (const Stack& stack : multiplying) ::pthread_kill(stack.thread, SIGUSR2);
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
   });
-  for (int i = 0; i < 3000 && Signalled::seen < 300; ++i) gemm(a, a);
+  for (int i = 0; i < 3000 && seen < 300; ++i) gemm(a, a);
   done = true;
   sender.join();
   at::set_num_threads(threads);
-  EXPECT_GE(Signalled::seen, 100);
-  EXPECT_EQ(Signalled::elsewhere, 0);
+  EXPECT_GE(seen, 100);
+  EXPECT_EQ(off_the_stack, 0);
   std::signal(SIGUSR2, SIG_IGN);  // those that still wait for the worker
 }
 

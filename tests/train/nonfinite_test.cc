@@ -44,7 +44,7 @@ TEST_F(NonFiniteTest, StopsOnANonFiniteLossWithADump) {
 
 // A checkpoint whose weights hold a NaN makes every later step non-finite.
 TEST_F(NonFiniteTest, LeavesStepsOutButNotForEver) {
-  const std::vector<std::string> overrides = {"training.on_nonfinite=skip", "training.checkpoint_every_steps=1",
+  const std::vector<std::string> overrides = {"training.on_nonfinite=skip", "training.checkpoint_every_steps=3",
                                               "training.keep_checkpoints=8"};
   rewind_to_step_3(overrides, [](Snapshot& snapshot) { snapshot.weights.front().second.fill_(NAN); });
   const std::string text = error_text(ErrorKind::Numeric, [&] { train("run", overrides, true); });

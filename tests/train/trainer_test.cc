@@ -160,7 +160,7 @@ TEST_F(TrainerTest, RefusesAUsedDirectoryAndAChangedRecipeOrData) {
               HasSubstr("optimizer.lr: differs from the run that is being resumed"));
   directory_.write("train.jsonl", "{\"text\": \"a\", \"label\": \"no\"}\n{\"text\": \"b\", \"label\": \"yes\"}\n");
   EXPECT_THAT(error_text(ErrorKind::Data, [&] { train("run", {}, true); }),
-              HasSubstr("the training data has changed since this checkpoint"));
+              HasSubstr("data has changed since this checkpoint"));
 }
 
 TEST_F(TrainerTest, MakesNoDirectoryWhenSomethingIsWrongBefore) {

@@ -113,7 +113,7 @@ class LoopTask : public train::Task {
   torch::nn::Module& model() override { return *mixer.blocks.front(); }
   optim::NamedTensors trained_parameters() override { return mixer.parameters(); }
   int64_t num_samples() const override { return kSamples; }
-  uint64_t data_fingerprint() const override { return 0; }
+  std::map<std::string, uint64_t> fingerprints() const override { return {}; }
   int64_t num_items(const std::vector<int64_t>& samples) const override { return static_cast<int64_t>(samples.size()); }
   BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass&) override {
     const Tensor rows = at::tensor(samples, at::kLong);

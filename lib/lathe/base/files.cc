@@ -80,7 +80,7 @@ void sync_parent(const fs::path& path) {
   sync_path(parent.empty() ? fs::path(".") : parent, O_RDONLY | O_DIRECTORY);
 }
 
-std::string temporary_suffix() { return ".tmp-" + std::to_string(::getpid()); }
+std::string temporary_suffix() { return kTemporaryMark + std::to_string(::getpid()); }
 
 }  // namespace
 
@@ -168,6 +168,24 @@ void remove_tree(const fs::path& path) {
   if (error) throw_write_error(path, error.value());
 }
 
+namespace {
+
+// What is at `path` gives way to `whole`, and stays where that fails.
+void put_in_place(const fs::path& whole, const fs::path& path) {
+  const fs::path old = whole.string() + "-old";
+  const bool replaces = ::rename(path.c_str(), old.c_str()) == 0;
+  if (!replaces && errno != ENOENT) throw_write_error(path, errno);
+  if (::rename(whole.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    if (replaces) (void)::rename(old.c_str(), path.c_str());
+    throw_write_error(path, error);
+  }
+  std::error_code ignored;
+  if (replaces) fs::remove_all(old, ignored);
+}
+
+}  // namespace
+
 void publish_directory(const fs::path& path, const std::function<void(const fs::path&)>& fill) {
   const fs::path temporary = path.string() + temporary_suffix();
   std::error_code ignored;
@@ -180,7 +198,7 @@ void publish_directory(const fs::path& path, const std::function<void(const fs::
       if (entry.is_regular_file()) sync_path(entry.path(), O_RDONLY);
     }
     sync_path(temporary, O_RDONLY | O_DIRECTORY);
-    if (::rename(temporary.c_str(), path.c_str()) != 0) throw_write_error(path, errno);
+    put_in_place(temporary, path);
   } catch (...) {
     fs::remove_all(temporary, ignored);
     throw;

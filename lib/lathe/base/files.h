@@ -66,8 +66,11 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
 void make_directories(const std::filesystem::path& path);
 void remove_tree(const std::filesystem::path& path);
 
-/// Fills a directory under a temporary name (`NAME.tmp-PID`), syncs its files and renames it to `path`, which must not
-/// exist. Removes the temporary directory when `fill` throws.
+/// In the names of what is not whole yet: `NAME.lathe-tmp-PID`.
+inline constexpr const char* kTemporaryMark = ".lathe-tmp-";
+
+/// Fills a directory under a temporary name, syncs its files and renames it to `path`; what is there gives way. Removes
+/// the temporary directory, and leaves `path` as it was, when `fill` throws.
 void publish_directory(const std::filesystem::path& path,
                        const std::function<void(const std::filesystem::path&)>& fill);
 

@@ -76,9 +76,11 @@ class StepPlanner {
     return copies * model_.trainable_parameters() * kFloatBytes;
   }
 
-  // The final checkpoint is written when nothing else is live; one in between, while training goes on.
+  // One that is written while training goes on takes copies; the last one, and one that a signal asks for, none.
   Amount checkpoint_bytes() const {
-    const bool between = recipe_.training.checkpoint_every_steps > 0 || recipe_.training.checkpoint_every_minutes > 0;
+    const recipe::Training& training = recipe_.training;
+    const bool between =
+        training.checkpoint_every_steps > 0 || training.checkpoint_every_minutes > 0 || training.keep_best;
     return between ? model_.trainable_parameters() * kFloatBytes + plan_.memory.optimizer : 0;
   }
 

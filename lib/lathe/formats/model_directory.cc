@@ -1,10 +1,13 @@
 #include "lathe/formats/model_directory.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -205,6 +208,27 @@ const TensorLocation* ModelDirectory::find(const std::string& name) const {
 const FourBitWeight* ModelDirectory::find_four_bit(const std::string& name) const {
   const auto found = four_bit_by_name_.find(name);
   return found == four_bit_by_name_.end() ? nullptr : &four_bit_[found->second];
+}
+
+uint64_t ModelDirectory::fingerprint() const {
+  constexpr size_t kSample = 4096;
+  uint64_t hash = 0;
+  const auto add = [&hash](const void* data, size_t bytes) { hash = XXH3_64bits_withSeed(data, bytes, hash); };
+  for (const std::string& file : {config_path(), tokenizer_path()}) {
+    if (path_.empty() || !path_exists(file)) continue;
+    const MappedFile mapped(file);
+    add(mapped.bytes().data(), mapped.bytes().size());
+  }
+  std::optional<MappedFile> shard;
+  for (const TensorLocation& tensor : tensors_) {
+    if (!shard || shard->path() != tensor.file) shard.emplace(tensor.file);
+    add(tensor.info.name.data(), tensor.info.name.size());
+    add(tensor.info.shape.data(), tensor.info.shape.size() * sizeof(int64_t));
+    const auto bytes = shard->bytes().subspan(tensor.data_offset + tensor.info.begin, tensor.info.num_bytes());
+    add(bytes.data(), std::min(kSample, bytes.size()));
+    add(bytes.last(std::min(kSample, bytes.size())).data(), std::min(kSample, bytes.size()));
+  }
+  return hash;
 }
 
 std::vector<int64_t> ModelDirectory::shape_of(const std::string& name) const {

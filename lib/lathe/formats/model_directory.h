@@ -37,6 +37,10 @@ class ModelDirectory {
   /// The shape of a weight, in four bits or not; empty when there is none of that name.
   std::vector<int64_t> shape_of(const std::string& name) const;
 
+  /// A hash of config.json, tokenizer.json, and of each tensor's name, type, shape, and first and last 4 KiB: what
+  /// tells another model, or one that was trained on, without reading it all.
+  uint64_t fingerprint() const;
+
  private:
   std::string path_;
   std::string weights_path_;

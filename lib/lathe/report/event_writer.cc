@@ -20,6 +20,8 @@ constexpr char kEventWallTime = 1 << 3 | 1;
 constexpr char kEventStep = 2 << 3 | 0;
 constexpr char kEventFileVersion = 3 << 3 | 2;
 constexpr char kEventSummary = 5 << 3 | 2;
+constexpr char kEventSessionLog = 7 << 3 | 2;
+constexpr std::array<char, 2> kSessionStart = {1 << 3 | 0, 1};  // status: START
 constexpr char kSummaryValue = 1 << 3 | 2;
 constexpr char kValueTag = 1 << 3 | 2;
 constexpr char kValueSimpleValue = 2 << 3 | 5;
@@ -77,7 +79,7 @@ uint32_t masked_crc32c(std::string_view bytes) {
   return std::rotr(~crc, 15) + 0xA282EAD8U;
 }
 
-EventWriter::EventWriter(const std::filesystem::path& directory) {
+EventWriter::EventWriter(const std::filesystem::path& directory, int64_t first_step) {
   std::error_code failure;
   std::filesystem::create_directories(directory, failure);
   if (failure) throw write_error(directory, failure.value());
@@ -90,6 +92,13 @@ EventWriter::EventWriter(const std::filesystem::path& directory) {
     std::string event = event_at(now);
     append_bytes(event, kEventFileVersion, "brain.Event:2");
     append_record(event);
+    if (first_step > 0) {
+      std::string start = event_at(now);
+      start += kEventStep;
+      append_varint(start, static_cast<uint64_t>(first_step));
+      append_bytes(start, kEventSessionLog, {kSessionStart.data(), kSessionStart.size()});
+      append_record(start);
+    }
   } catch (...) {
     ::close(descriptor_);
     throw;

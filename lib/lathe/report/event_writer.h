@@ -12,11 +12,12 @@ namespace lathe::report {
 /// A TensorBoard event file: `events.out.tfevents.SECONDS.HOST.PID.lathe` in a directory, which is created.
 ///
 /// The file is a TFRecord of protobuf messages Event{wall_time, step, summary{value{tag, simple_value}}}, after a first
-/// Event{wall_time, file_version "brain.Event:2"}. Each call of add_scalars appends one record that readers see at
-/// once. Throws Error{Resource} when the disk is full, Error{Run} for other failures to write.
+/// Event{wall_time, file_version "brain.Event:2"}. With a `first_step` a second one says that a run starts again there:
+/// readers drop what older files say of that step and later ones. Each call of add_scalars appends one record that
+/// readers see at once. Throws Error{Resource} when the disk is full, Error{Run} for other failures to write.
 class EventWriter {
  public:
-  explicit EventWriter(const std::filesystem::path& directory);
+  explicit EventWriter(const std::filesystem::path& directory, int64_t first_step = 0);
   ~EventWriter();
   EventWriter(const EventWriter&) = delete;
   EventWriter& operator=(const EventWriter&) = delete;

@@ -36,7 +36,12 @@ template <typename Data>
 class DataTask : public ClassifierTask {
  public:
   int64_t num_samples() const override { return data_.train.size(); }
-  uint64_t data_fingerprint() const override { return data_.train.fingerprint(); }
+  std::map<std::string, uint64_t> fingerprints() const override {
+    std::map<std::string, uint64_t> result = {{"the training data", data_.train.fingerprint()},
+                                              {"the base model", base_fingerprint_}};
+    if (data_.eval) result["the evaluation data"] = data_.eval->fingerprint();
+    return result;
+  }
   bool has_evaluation() const override { return data_.eval.has_value(); }
   Evaluation evaluate(const std::function<bool()>& cancelled) override {
     return train::evaluate(classifier_, data_, eval_batch_size_, cancelled);
@@ -45,9 +50,14 @@ class DataTask : public ClassifierTask {
 
  protected:
   DataTask(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, Data data)
-      : ClassifierTask(recipe, build_classifier(recipe, resolved, data.train.label_names())), data_(std::move(data)) {}
+      : ClassifierTask(recipe, build_classifier(recipe, resolved, data.train.label_names())),
+        data_(std::move(data)),
+        base_fingerprint_(resolved.directory.fingerprint()) {}
 
   Data data_;
+
+ private:
+  uint64_t base_fingerprint_;
 };
 
 /// Text or image classification: opens and checks everything that `recipe` names, then builds the model.

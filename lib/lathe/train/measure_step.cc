@@ -31,7 +31,7 @@ class WorstCaseTask : public Task {
   torch::nn::Module& model() override { return *classifier_.model; }
   optim::NamedTensors trained_parameters() override { return adapters::trainable_parameters(model()); }
   int64_t num_samples() const override { return 1; }
-  uint64_t data_fingerprint() const override { return 0; }
+  std::map<std::string, uint64_t> fingerprints() const override { return {}; }
   int64_t num_items(const std::vector<int64_t>& samples) const override { return static_cast<int64_t>(samples.size()); }
 
   BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass& pass) override {

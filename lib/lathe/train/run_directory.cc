@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kLock = "lock";
+constexpr const char* kRecipeMark = "# Resolved by lathe train; --resume compares with it.";
 
 std::string checksum(const fs::path& file) {
   const MappedFile mapped(file);
@@ -47,11 +48,13 @@ void write_manifest(const fs::path& directory, int64_t step) {
   write_file_atomically(directory / kManifest, manifest.dump(2) + "\n");
 }
 
-bool verifies(const fs::path& directory) {
+bool verifies(const fs::path& directory, int64_t step) {
   try {
     const std::string file = (directory / kManifest).string();
     const Json json = read_json_file(file, 16 << 20);
-    const JsonObject listed = JsonObject(json, file).object("files");
+    const JsonObject manifest(json, file);
+    if (manifest.integer("step", 0, INT64_MAX) != step) return false;  // a copy under another name
+    const JsonObject listed = manifest.object("files");
     if (files_below(directory).size() != listed.json().size()) return false;
     for (const auto& [name, unused] : listed.json().items()) {
       const JsonObject entry = listed.object(name);
@@ -90,7 +93,7 @@ void remove_leftovers(const fs::path& directory) {
   if (!fs::exists(directory)) return;
   std::vector<fs::path> leftovers;
   for (const auto& entry : fs::directory_iterator(directory)) {
-    if (entry.path().filename().string().find(".tmp-") != std::string::npos) leftovers.push_back(entry.path());
+    if (entry.path().filename().string().find(kTemporaryMark) != std::string::npos) leftovers.push_back(entry.path());
   }
   for (const fs::path& leftover : leftovers) remove_tree(leftover);
 }
@@ -105,8 +108,8 @@ RunDirectory::RunDirectory(const std::string& path, bool resume) : path_(path) {
     refuse("expected a directory, got a file", "choose another output.dir");
   const bool used = fs::exists(path_) && !holds_nothing(path_);
   if (!resume && used) refuse("is not empty", "--resume continues that run; another output.dir keeps it");
-  if (resume && used && !has("recipe.yaml"))
-    refuse("is not empty and holds no run (no recipe.yaml)", "choose another output.dir");
+  if (resume && used && !recipe_text().value_or("").starts_with(kRecipeMark))
+    refuse("is not empty and holds no run (no recipe.yaml that lathe train wrote)", "choose another output.dir");
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) refuse("cannot be created: " + error.message(), "");
@@ -116,7 +119,9 @@ RunDirectory::RunDirectory(const std::string& path, bool resume) : path_(path) {
   if (has("metrics.jsonl")) metrics_.bytes = fs::file_size(path_ / "metrics.jsonl");
 }
 
-void RunDirectory::write_recipe(const std::string& yaml) { write_file_atomically(path_ / "recipe.yaml", yaml); }
+void RunDirectory::write_recipe(const std::string& yaml) {
+  write_file_atomically(path_ / "recipe.yaml", kRecipeMark + ("\n" + yaml));
+}
 
 std::optional<std::string> RunDirectory::recipe_text() const {
   if (!has("recipe.yaml")) return std::nullopt;
@@ -179,7 +184,7 @@ void RunDirectory::publish_checkpoint(int64_t step, const std::function<void(con
   const fs::path target = checkpoint_path(step);
   make_directories(target.parent_path());
   if (fs::exists(target)) {
-    if (verifies(target)) return;
+    if (verifies(target, step)) return;
     remove_tree(target);
   }
   publish_directory(target, [&](const fs::path& temporary) {
@@ -191,25 +196,27 @@ void RunDirectory::publish_checkpoint(int64_t step, const std::function<void(con
 void RunDirectory::prune_checkpoints(int64_t keep, int64_t spared) {
   int64_t whole = 0;
   for (const CheckpointPlace& place : list_checkpoints(path_ / "checkpoints")) {
-    if (!verifies(place.path)) continue;  // never counted, never removed: it may tell what went wrong
+    if (!verifies(place.path, place.step)) continue;  // never counted, never removed: it may tell what went wrong
     if (++whole > keep && place.step != spared) remove_tree(place.path);
   }
 }
 
-bool RunDirectory::has_whole_checkpoint(int64_t step) const { return verifies(checkpoint_path(step)); }
+bool RunDirectory::has_whole_checkpoint(int64_t step) const { return verifies(checkpoint_path(step), step); }
 
 std::optional<CheckpointPlace> RunDirectory::newest_checkpoint(std::vector<std::string>& damaged) const {
   for (const CheckpointPlace& place : list_checkpoints(path_ / "checkpoints")) {
-    if (verifies(place.path)) return place;
+    if (verifies(place.path, place.step)) return place;
     damaged.push_back(place.path.string());
   }
   return std::nullopt;
 }
 
 void RunDirectory::publish(const std::string& name, const std::function<void(const fs::path&)>& fill) {
-  const fs::path target = path_ / name;
-  if (fs::exists(target)) remove_tree(target);
-  publish_directory(target, fill);
+  publish_directory(path_ / name, fill);
+}
+
+void RunDirectory::unpublish(const std::string& name) {
+  if (has(name)) remove_tree(path_ / name);
 }
 
 }  // namespace lathe::train

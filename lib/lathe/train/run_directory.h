@@ -28,6 +28,7 @@ class RunDirectory {
 
   const std::filesystem::path& path() const { return path_; }
 
+  /// Under a line that tells it from a recipe that somebody wrote.
   void write_recipe(const std::string& yaml);
   /// The recipe that the run was started with, if there is one.
   std::optional<std::string> recipe_text() const;
@@ -61,8 +62,9 @@ class RunDirectory {
   /// The newest checkpoint whose manifest verifies; damaged ones are passed over and named in `damaged`.
   std::optional<CheckpointPlace> newest_checkpoint(std::vector<std::string>& damaged) const;
 
-  /// Publishes a directory of results (adapter, model), replacing an older one.
+  /// Publishes a directory of results (adapter, model); an older one gives way when the new one is whole.
   void publish(const std::string& name, const std::function<void(const std::filesystem::path&)>& fill);
+  void unpublish(const std::string& name);
   bool has(const std::string& name) const { return std::filesystem::exists(path_ / name); }
 
  private:

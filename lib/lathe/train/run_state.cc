@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "lathe/base/error.h"
+#include "lathe/config/bind.h"
 #include "lathe/io/tensors.h"
 #include "lathe/train/measures.h"
 
@@ -15,13 +16,20 @@ constexpr const char* kStateFile = "state.json";
 
 Json best_to_json(const std::optional<Best>& best) {
   if (!best) return nullptr;
-  return {{"value", best->value}, {"step", best->step}, {"evaluations_since", best->evaluations_since}};
+  return {{"measure", config::Codec<recipe::Measure>::write(best->measure)},
+          {"value", best->value},
+          {"step", best->step},
+          {"evaluations_since", best->evaluations_since}};
 }
 
 std::optional<Best> best_from_json(const JsonObject& state, const std::string& key) {
   if (state.find(key) == nullptr) return std::nullopt;
   const JsonObject best = state.object(key);
-  return Best{best.number("value"), best.integer("step", 0, INT64_MAX),
+  recipe::Measure measure{};
+  for (const auto& [known, word] : config::Words<recipe::Measure>::kWords) {
+    if (word == best.string("measure")) measure = known;
+  }
+  return Best{measure, best.number("value"), best.integer("step", 0, INT64_MAX),
               best.integer("evaluations_since", 0, INT64_MAX)};
 }
 
@@ -37,11 +45,21 @@ optim::NamedTensors copies(const optim::NamedTensors& tensors) {
 bool note_evaluation(std::optional<Best>& best, recipe::Measure measure, double value, int64_t step) {
   const bool better = std::isfinite(value) && (!best || is_better(measure, value, best->value));
   if (better) {
-    best = Best{value, step, 0};
+    best = Best{measure, value, step, 0};
   } else if (best) {
     ++best->evaluations_since;
   }
   return better;
+}
+
+bool RunState::note_nonfinite(int64_t nonfinite_step) {
+  constexpr size_t kMaxInARow = 3, kMaxInAThousand = 10;
+  // A step that is taken again, after a checkpoint of before it, counts once.
+  std::erase_if(nonfinite, [&](int64_t noted) { return noted <= nonfinite_step - 1000 || noted >= nonfinite_step; });
+  nonfinite.push_back(nonfinite_step);
+  const bool in_a_row =
+      nonfinite.size() >= kMaxInARow && nonfinite[nonfinite.size() - kMaxInARow] == nonfinite_step - 2;
+  return !in_a_row && nonfinite.size() <= kMaxInAThousand;
 }
 
 Json RunState::to_json() const {
@@ -53,7 +71,7 @@ Json RunState::to_json() const {
           {"nonfinite", nonfinite},
           {"metrics_bytes", metrics.bytes},
           {"metrics_waiting", metrics.waiting},
-          {"data", data},
+          {"fingerprints", fingerprints},
           {"environment", environment}};
 }
 
@@ -73,7 +91,8 @@ RunState RunState::from_json(const Json& json, const std::string& file) {
   }
   state.metrics.bytes = static_cast<uint64_t>(object.integer("metrics_bytes", 0, INT64_MAX));
   state.metrics.waiting = object.string("metrics_waiting");
-  state.data = object.string("data");
+  const JsonObject fingerprints = object.object("fingerprints");
+  for (const auto& [name, unused] : fingerprints.json().items()) state.fingerprints[name] = fingerprints.string(name);
   state.environment = object.string("environment");
   return state;
 }

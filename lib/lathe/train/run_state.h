@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@ namespace lathe::train {
 
 /// The best evaluation so far by one measure.
 struct Best {
+  recipe::Measure measure = recipe::Measure::EvalLoss;
   double value = 0;
   int64_t step = 0;
   int64_t evaluations_since = 0;
@@ -32,8 +34,13 @@ struct RunState {
   std::optional<Best> early;       ///< for early_stopping
   std::vector<int64_t> nonfinite;  ///< the steps that were left out, of the last 1000
   RunDirectory::MetricsPosition metrics;
-  std::string data;         ///< fingerprint of the training data
-  std::string environment;  ///< what may change the bits: LibTorch, processor, threads
+  std::map<std::string, std::string> fingerprints;  ///< of what must not change: "the training data", ...
+  std::string environment;                          ///< what may change the bits: LibTorch, processor, threads
+
+  /// The step of the weights that the run comes to: of the best evaluation, or the last.
+  int64_t result_step() const { return best ? best->step : step; }
+  /// Counts a step whose loss or gradient was not finite; whether so many may still be left out.
+  bool note_nonfinite(int64_t nonfinite_step);
 
   Json to_json() const;
   /// Throws Error{Data} naming `file`.

@@ -38,8 +38,7 @@ int64_t measure_base_bytes() {
   return resident_memory_bytes() - MemoryMeter::live_bytes();
 }
 
-Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int64_t base_bytes,
-                 const Overheads& overheads) {
+Json run_summary(const RunState& state, Task& task, const cost::Plan& plan) {
   Json norms = Json::object();
   for (const auto& [path, norm] : adapters::update_norms(task.model())) norms[path] = norm;
   Json planned_peak = Json::object();
@@ -50,16 +49,19 @@ Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int6
       {"nonfinite_steps", state.nonfinite},
       {"planned", {{"peak_bytes", static_cast<int64_t>(plan.memory.peak)}}},
       {"planned_peak", std::move(planned_peak)},
-      {"measured",
-       {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task.model())},
-        {"base_bytes", base_bytes},
-        {"peak_rss_bytes", peak_resident_memory_bytes()}}},
-      {"overheads",
-       {{"process_cpu_seconds", ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID)},
-        {"metrics_cpu_seconds", overheads.metrics_cpu},
-        {"checkpoints_cpu_seconds", overheads.checkpoints_cpu},
-        {"checkpoint_stall_seconds", overheads.checkpoint_stall}}},
       {"adapter_norms", std::move(norms)}};
+}
+
+Json measured_by_process(Task& task, int64_t base_bytes, const Overheads& overheads) {
+  return {{"measured",
+           {{"peak_bytes", MemoryMeter::peak_bytes() + mapped_bytes(task.model())},
+            {"base_bytes", base_bytes},
+            {"peak_rss_bytes", peak_resident_memory_bytes()}}},
+          {"overheads",
+           {{"process_cpu_seconds", ClockMeter::seconds(CLOCK_PROCESS_CPUTIME_ID)},
+            {"metrics_cpu_seconds", overheads.metrics_cpu},
+            {"checkpoints_cpu_seconds", overheads.checkpoints_cpu},
+            {"checkpoint_stall_seconds", overheads.checkpoint_stall}}}};
 }
 
 }  // namespace lathe::train

@@ -22,8 +22,9 @@ struct Overheads {
 /// that a first product makes them load. Gives back what reading the data has left behind.
 int64_t measure_base_bytes();
 
-/// run.json, what `lathe report` shows beside the metrics.
-Json run_summary(const RunState& state, Task& task, const cost::Plan& plan, int64_t base_bytes,
-                 const Overheads& overheads);
+/// Of run.json, what `lathe report` shows beside the metrics.
+Json run_summary(const RunState& state, Task& task, const cost::Plan& plan);
+/// And what the process has measured of its own steps.
+Json measured_by_process(Task& task, int64_t base_bytes, const Overheads& overheads);
 
 }  // namespace lathe::train

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,8 @@ class Task {
   virtual optim::NamedTensors trained_parameters() = 0;
 
   virtual int64_t num_samples() const = 0;
-  /// A hash of the training data: a resumed run compares it.
-  virtual uint64_t data_fingerprint() const = 0;
+  /// Hashes of what a resumed run must find unchanged, by name ("the training data").
+  virtual std::map<std::string, uint64_t> fingerprints() const = 0;
   /// Labelled items of these samples: what the sum of their losses is divided by.
   virtual int64_t num_items(const std::vector<int64_t>& samples) const = 0;
 

@@ -1,6 +1,7 @@
 #include "lathe/train/trainer.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/isfinite.h>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -21,6 +22,8 @@
 #include "lathe/train/classifier_task.h"
 #include "lathe/train/memory_meter.h"
 #include "lathe/train/profiler.h"
+#include "lathe/train/results.h"
+#include "lathe/train/resume.h"
 #include "lathe/train/run_state.h"
 #include "lathe/train/signals.h"
 #include "lathe/train/summary.h"
@@ -30,8 +33,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kMaxNonfiniteInARow = 3;
-constexpr size_t kMaxNonfiniteInAThousand = 10;
 constexpr size_t kProfileRows = 20;  // of the table that is shown; the file has them all
 
 Json finite_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -48,12 +49,6 @@ Json to_json(const StepMetrics& metrics) {
                {"peak_rss_bytes", metrics.peak_rss_bytes}};
   if (metrics.balance) line.update(metrics.balance->to_json());
   return line;
-}
-
-// The keys of a recipe that a resumed run may change.
-bool may_change_on_resume(const std::string& key) {
-  return key == "training.max_steps" || key == "training.epochs" || key.starts_with("output.") ||
-         key.starts_with("training.keep_");
 }
 
 std::string hex(uint64_t value) {
@@ -85,13 +80,14 @@ class Run {
         directory_(recipe.output.dir.resolved, resume),
         stepper_(*task_, settled, num_steps_),
         writer_(directory_, training_.keep_checkpoints) {
-    if (recipe.output.tensorboard) events_.emplace(directory_.path() / "tensorboard");
-    state_.data = hex(task_->data_fingerprint());
+    for (const auto& [name, hash] : task_->fingerprints()) state_.fingerprints[name] = hex(hash);
     state_.environment = bits_decided_by();
     check_disk();
     task_->model().train();
     if (resume) restore();
-    if (!is_finished() || !has_results()) directory_.write_recipe(recipe::to_yaml(recipe));
+    if (is_published()) return;
+    write_recipe(directory_, recipe);
+    if (recipe.output.tensorboard) events_.emplace(directory_.path() / "tensorboard", resume ? state_.step + 1 : 0);
   }
 
   void run(int64_t profile_steps) {
@@ -100,8 +96,9 @@ class Run {
     base_bytes_ = measure_base_bytes();
     observer_.on_start(first_step_, num_steps_);
     warn_about_metrics(directory_.flush_metrics());
-    if (is_finished() && has_results())
-      return observer_.on_warning(directory_.path().string() + ": this run is finished");
+    if (is_published())
+      return observer_.on_warning(directory_.path().string() + ": this run is finished" +
+                                  (state_.stopped_early ? ", stopped early" : ""));
     if (is_finished())
       observer_.on_note("nothing is left to train after step " + std::to_string(first_step_) + " of " +
                         std::to_string(num_steps_) + ": its weights are published");
@@ -110,21 +107,17 @@ class Run {
     while (!is_finished()) {
       train_step();
       if (evaluation_is_due()) evaluate();
-      if (checkpoint_is_due()) begin_checkpoint();
+      write_due_checkpoint();
     }
     if (profiler_) publish_profile();
     finish_checkpoint(/*required=*/true);
     warn_about_metrics(directory_.flush_metrics());
-    publish_results();
+    publish();
   }
 
  private:
   bool is_finished() const { return state_.step >= num_steps_ || state_.stopped_early; }
-  bool has_results() const {
-    const auto results = task_->results();
-    return std::all_of(results.begin(), results.end(),
-                       [&](const Task::Result& result) { return directory_.has(result.name); });
-  }
+  bool is_published() const { return is_finished() && are_published(directory_, state_, task_->results()); }
 
   void train_step() {
     std::optional<Profiler::Recording> recording;
@@ -197,36 +190,41 @@ class Run {
 
   // Nothing has changed but the count; the step is left out or ends the run.
   void handle_nonfinite(const StepMetrics& metrics, const Window& window) {
-    state_.nonfinite.push_back(metrics.step);
-    std::erase_if(state_.nonfinite, [&](int64_t step) { return step <= metrics.step - 1000; });
-    const auto& steps = state_.nonfinite;
-    const bool in_a_row =
-        steps.size() >= kMaxNonfiniteInARow && steps[steps.size() - kMaxNonfiniteInARow] == metrics.step - 2;
-    const bool may_skip =
-        training_.on_nonfinite == recipe::OnNonfinite::Skip && !in_a_row && steps.size() <= kMaxNonfiniteInAThousand;
+    const bool few = state_.note_nonfinite(metrics.step);
+    const bool may_skip = few && training_.on_nonfinite == recipe::OnNonfinite::Skip;
     const std::string step = "step " + std::to_string(metrics.step);
     const std::string what = std::isfinite(metrics.loss) ? "the gradient" : "the loss";
     if (may_skip) return observer_.on_warning(step + ": " + what + " is not finite; the step is left out");
     const std::string source = stepper_.find_nonfinite(metrics.step - 1, window);
+    const std::filesystem::path dump = directory_.path() / ("nonfinite-step-" + std::to_string(metrics.step) + ".json");
+    write_dump(dump, metrics, source, window);
+    const bool saved = state_.step > 0 && nonfinite_weight().empty();
+    if (saved) {
+      begin_checkpoint(/*going_on=*/false);
+      finish_checkpoint(/*required=*/false);
+    }
+    throw Error(ErrorKind::Numeric,
+                Diagnostic{step, 0, 0, "",
+                           what + " is not finite" + (source.empty() ? "" : ", first in " + source) +
+                               (saved ? "; the weights are those of the step before" : "") + "; see " + dump.string(),
+                           "lower optimizer.lr, or look at the data of this step"});
+  }
+
+  void write_dump(const std::filesystem::path& path, const StepMetrics& metrics, const std::string& source,
+                  const Window& window) {
     Json batches = Json::array();
     for (const auto& samples : window) batches.push_back(task_->describe(samples));
-    const std::filesystem::path dump = directory_.path() / ("nonfinite-step-" + std::to_string(metrics.step) + ".json");
     const Json content = {{"step", metrics.step},
                           {"loss", finite_or_null(metrics.loss)},
                           {"grad_norm", finite_or_null(metrics.grad_norm)},
                           {"first_nonfinite", source},
                           {"nonfinite_steps", state_.nonfinite},
                           {"micro_batches", std::move(batches)}};
-    write_file_atomically(dump, content.dump(1) + "\n");
-    if (state_.step > 0) {
-      begin_checkpoint();
-      finish_checkpoint(/*required=*/false);
+    try {
+      write_file_atomically(path, content.dump(1) + "\n");
+    } catch (const Error& error) {
+      observer_.on_warning(error.what());
     }
-    throw Error(ErrorKind::Numeric,
-                Diagnostic{step, 0, 0, "",
-                           what + " is not finite" + (source.empty() ? "" : ", first in " + source) +
-                               "; the weights are those of the step before; see " + dump.string(),
-                           "lower optimizer.lr, or look at the data of this step"});
   }
 
   bool evaluation_is_due() const {
@@ -287,29 +285,51 @@ class Run {
     }
   }
 
-  bool checkpoint_is_due() {
+  void write_due_checkpoint() {
     const double minutes = std::chrono::duration<double>(Clock::now() - last_checkpoint_).count() / 60;
     const bool by_time = training_.checkpoint_every_minutes > 0 && minutes >= training_.checkpoint_every_minutes;
     const bool by_steps = training_.checkpoint_every_steps > 0 && state_.step % training_.checkpoint_every_steps == 0;
     const bool by_best = std::exchange(best_is_new_, false);
-    return take_checkpoint_request() || by_time || by_steps || by_best || is_finished();
+    const bool by_signal = take_checkpoint_request();
+    if (by_time || by_steps || by_best || is_finished()) {
+      begin_checkpoint(/*going_on=*/!is_finished());
+    } else if (by_signal) {
+      begin_checkpoint(/*going_on=*/false);
+      finish_checkpoint(/*required=*/false);
+    }
   }
 
   optim::NamedTensors saved_tensors() const {
     return with_selection_biases(task_->trained_parameters(), task_->model());
   }
 
-  Snapshot snapshot() {
-    state_.metrics = directory_.metrics_position();
-    return {state_, copies(saved_tensors()), copies(stepper_.optimizer().state())};
+  // The name of a trained weight that is not finite, or nothing.
+  std::string nonfinite_weight() const {
+    for (const auto& [name, tensor] : saved_tensors()) {
+      if (!tensor.isfinite().all().item<bool>()) return name;
+    }
+    return "";
   }
 
-  void begin_checkpoint() {
+  // Training that goes on meanwhile changes the tensors: the plan has room for their copies.
+  Snapshot snapshot(bool going_on) {
+    state_.metrics = directory_.metrics_position();
+    const auto held = [going_on](const optim::NamedTensors& tensors) { return going_on ? copies(tensors) : tensors; };
+    return {state_, held(saved_tensors()), held(stepper_.optimizer().state())};
+  }
+
+  // Weights that are not finite are never saved: the run goes on from the checkpoint before.
+  void begin_checkpoint(bool going_on) {
     const ClockMeter stall(CLOCK_MONOTONIC, overheads_.checkpoint_stall);
     const ClockMeter meter(CLOCK_THREAD_CPUTIME_ID, overheads_.checkpoints_cpu);
     wait_for_checkpoint(/*required=*/false);
+    if (const std::string name = nonfinite_weight(); !name.empty()) {
+      throw Error(ErrorKind::Numeric,
+                  Diagnostic{"step " + std::to_string(state_.step), 0, 0, name,
+                             "is not finite after the update; no checkpoint of it is written", "lower optimizer.lr"});
+    }
     last_checkpoint_ = Clock::now();
-    writer_.begin(snapshot(), state_.best ? state_.best->step : -1);
+    writer_.begin(snapshot(going_on), state_.best ? state_.best->step : -1);
   }
 
   void finish_checkpoint(bool required) {
@@ -328,9 +348,10 @@ class Run {
   }
 
   [[noreturn]] void interrupt() {
+    if (profiler_) publish_profile();
     const bool anything = state_.step > 0;
     if (anything) {
-      begin_checkpoint();
+      begin_checkpoint(/*going_on=*/false);
       finish_checkpoint(/*required=*/true);
     }
     throw Error(ErrorKind::Interrupted,
@@ -353,7 +374,7 @@ class Run {
   }
 
   void restore() {
-    check_recipe_unchanged();
+    require_recipe_of_run(directory_, recipe_);
     std::vector<std::string> damaged;
     const auto checkpoint = directory_.newest_checkpoint(damaged);
     if (!checkpoint) return restore_nothing(damaged);
@@ -362,10 +383,7 @@ class Run {
       RunDirectory::set_aside(path);
     }
     const Snapshot snapshot = Snapshot::read(checkpoint->path);
-    if (snapshot.state.data != state_.data) {
-      throw data_error(checkpoint->path.string(), "the training data has changed since this checkpoint",
-                       "start a new run");
-    }
+    require_same_inputs(snapshot.state, state_, checkpoint->path.string());
     if (snapshot.state.environment != state_.environment) {
       observer_.on_warning("bits may differ: this is " + state_.environment + ", the checkpoint is from " +
                            snapshot.state.environment);
@@ -375,6 +393,9 @@ class Run {
     const std::string environment = state_.environment;
     state_ = snapshot.state;
     state_.environment = environment;
+    // Another measure, or none, has no best yet.
+    if (!training_.keep_best || (state_.best && state_.best->measure != training_.keep_best->measure))
+      state_.best.reset();
     if (!directory_.rewind_metrics(state_.metrics))
       observer_.on_warning((directory_.path() / "metrics.jsonl").string() + ": lines of earlier steps are missing");
   }
@@ -385,32 +406,22 @@ class Run {
       throw data_error(damaged.front(), "is damaged, and no whole checkpoint is left",
                        "start a new run in another output.dir");
     }
-    if (has_results()) {
+    const auto results = task_->results();
+    if (std::any_of(results.begin(), results.end(), [&](const auto& result) { return directory_.has(result.name); })) {
       throw data_error(directory_.path().string(), "has results but no checkpoint to go on from",
                        "start a new run in another output.dir");
     }
+    if (directory_.metrics_position().bytes > 0)
+      observer_.on_note(directory_.path().string() + ": no checkpoint was written yet, starting again");
     directory_.rewind_metrics({});
   }
 
-  void check_recipe_unchanged() {
-    const auto text = directory_.recipe_text();
-    if (!text) return;
-    const std::string file = (directory_.path() / "recipe.yaml").string();
-    std::vector<Diagnostic> mistakes;
-    for (const std::string& key : recipe::changed_keys(recipe::parse(*text, file, ""), recipe_)) {
-      if (may_change_on_resume(key)) continue;
-      Diagnostic diagnostic = recipe_.at(key);
-      diagnostic.problem = "differs from the run that is being resumed";
-      diagnostic.hint = "see " + file;
-      mistakes.push_back(std::move(diagnostic));
-    }
-    if (!mistakes.empty()) throw Error(ErrorKind::Config, std::move(mistakes));
-  }
-
-  void publish_results() {
-    if (state_.best && state_.best->step != state_.step) take_best_weights(state_.best->step);
-    for (const Task::Result& result : task_->results()) directory_.publish(result.name, result.fill);
-    write_summary();
+  void publish() {
+    if (state_.result_step() != state_.step) take_best_weights(state_.best->step);
+    overheads_.checkpoints_cpu += writer_.cpu_seconds();
+    Json summary = run_summary(state_, *task_, plan_);
+    if (state_.step > first_step_) summary.update(measured_by_process(*task_, base_bytes_, overheads_));
+    publish_results(directory_, state_, task_->results(), std::move(summary));
   }
 
   void take_best_weights(int64_t step) {
@@ -422,12 +433,6 @@ class Run {
     }
     optim::restore_tensors(Snapshot::read(checkpoint).weights, saved_tensors(), (checkpoint / kWeightsFile).string());
     observer_.on_note("published are the weights of step " + std::to_string(step) + ", the best evaluation");
-  }
-
-  void write_summary() {
-    overheads_.checkpoints_cpu += writer_.cpu_seconds();
-    const Json summary = run_summary(state_, *task_, plan_, base_bytes_, overheads_);
-    write_file_atomically(directory_.path() / "run.json", summary.dump(1) + "\n");
   }
 
   const recipe::Recipe& recipe_;
@@ -450,20 +455,6 @@ class Run {
   bool metrics_warned_ = false;
   CollapseWatch collapse_;
 };
-
-// A resumed run keeps the micro-batches that it began with: another split would give other bits.
-recipe::Recipe with_batches_of_run(const recipe::Recipe& recipe) {
-  const std::string file = recipe.output.dir.resolved + "/recipe.yaml";
-  if (!std::filesystem::exists(file)) return recipe;
-  const recipe::Training begun = recipe::parse(read_file(file, 1 << 20), file, "").training;
-  const int64_t size = begun.batch_size.samples.value_or(0);
-  if (size * begun.gradient_accumulation_steps != *recipe.training.global_batch_size) return recipe;
-  recipe::Recipe settled = recipe;
-  settled.training.batch_size.samples = size;
-  settled.training.gradient_accumulation_steps = begun.gradient_accumulation_steps;
-  settled.training.global_batch_size.reset();
-  return settled;
-}
 
 }  // namespace
 
