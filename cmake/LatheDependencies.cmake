@@ -1,29 +1,36 @@
-# Every package that Lathe takes, and the one line that a missing one stops with.
+# Every package that Lathe takes, and the one line that a missing one stops with; installed, find_package(lathe) tells it.
+macro(lathe_missing text)
+  if(NOT LATHE_INSTALLED)
+    message(FATAL_ERROR "${text}")
+  endif()
+  string(APPEND lathe_NOT_FOUND_MESSAGE "${text}\n")
+endmacro()
 
 # lathe_require(<package> <Debian package> [find_package arguments])
 macro(lathe_require package debian_package)
   find_package(${package} ${ARGN} QUIET)
   if(NOT ${package}_FOUND)
-    message(FATAL_ERROR "Lathe needs ${package}: apt-get install ${debian_package} (bash cmake/setup.sh installs everything)")
+    lathe_missing("Lathe needs ${package}: apt-get install ${debian_package} (bash cmake/setup.sh installs everything)")
   endif()
 endmacro()
 
 # lathe_require_library(<target> <header> <library> <Debian package>): for packages without a CMake config.
-function(lathe_require_library target header library debian_package)
+macro(lathe_require_library target header library debian_package)
   find_path(${target}_INCLUDE_DIR ${header})
   find_library(${target}_LIBRARY ${library})
   mark_as_advanced(${target}_INCLUDE_DIR ${target}_LIBRARY)
   if(NOT ${target}_INCLUDE_DIR OR NOT ${target}_LIBRARY)
-    message(FATAL_ERROR "Lathe needs ${library}: apt-get install ${debian_package} (bash cmake/setup.sh installs everything)")
+    lathe_missing("Lathe needs ${library}: apt-get install ${debian_package} (bash cmake/setup.sh installs everything)")
+  elseif(NOT TARGET lathe::third_party::${target})
+    add_library(lathe::third_party::${target} INTERFACE IMPORTED GLOBAL)
+    target_link_libraries(lathe::third_party::${target} INTERFACE "${${target}_LIBRARY}")
+    target_include_directories(lathe::third_party::${target} SYSTEM INTERFACE "${${target}_INCLUDE_DIR}")
   endif()
-  add_library(lathe::third_party::${target} INTERFACE IMPORTED GLOBAL)
-  target_link_libraries(lathe::third_party::${target} INTERFACE "${${target}_LIBRARY}")
-  target_include_directories(lathe::third_party::${target} SYSTEM INTERFACE "${${target}_INCLUDE_DIR}")
-endfunction()
+endmacro()
 
 lathe_require(nlohmann_json nlohmann-json3-dev CONFIG)
 lathe_require(yaml-cpp libyaml-cpp-dev CONFIG)
-if(NOT TARGET yaml-cpp::yaml-cpp)  # before 0.8 the target has no namespace
+if(TARGET yaml-cpp AND NOT TARGET yaml-cpp::yaml-cpp)  # before 0.8 the target has no namespace
   set_target_properties(yaml-cpp PROPERTIES IMPORTED_GLOBAL TRUE)
   add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
 endif()

@@ -6,7 +6,7 @@
 #     bench  also Google Benchmark
 # LATHE_CACHE      where everything but the Debian packages goes (default: the user's cache directory + /lathe)
 # LATHE_PIP_ARGS   further arguments of pip, such as the CPU index of PyTorch's install guide
-# CMAKE_PREFIX_PATH with a LibTorch of its own: none is installed
+# CMAKE_PREFIX_PATH with a LibTorch of its own: mode run installs none; the peers of test and bench need the wheel
 set -euo pipefail
 
 mode=${1:-run}
