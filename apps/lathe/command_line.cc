@@ -94,6 +94,12 @@ class Parser {
     sub->add_option("--adapter", line_.adapter, "Adapter directory (PEFT's format)");
   }
 
+  // Not bound to the optional itself: "" is a text too.
+  CLI::Option* add_text(CLI::App* sub) {
+    return sub->add_option_function<std::string>(
+        "--text", [this](const std::string& text) { line_.text = text; }, "One text");
+  }
+
   void add_recipe_verbs() {
     CLI::App* train = verb("train", "Train as a recipe says", "lathe train quickstart output.dir=runs/first");
     add_recipe(train);
@@ -133,7 +139,7 @@ class Parser {
     CLI::App* predict = verb("predict", "Label texts or pictures with a trained classifier",
                              "lathe predict --model DIR --adapter runs/quickstart/adapter --text 'You have won'");
     add_model(predict);
-    CLI::Option* text = predict->add_option("--text", line_.text, "One text");
+    CLI::Option* text = add_text(predict);
     CLI::Option* jsonl = predict->add_option("--jsonl", line_.jsonl, "A file with the field text on each line");
     predict->add_option("--image", line_.images, "PNG or JPEG files")->excludes(text)->excludes(jsonl);
     jsonl->excludes(text);
@@ -143,8 +149,7 @@ class Parser {
     add_model(logits);
     CLI::Option* ids = logits->add_option("--ids", line_.ids, "Token ids, separated by commas");
     const std::vector<CLI::Option*> inputs = {
-        ids, logits->add_option("--text", line_.text, "One text"),
-        logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line"),
+        ids, add_text(logits), logits->add_option("--jsonl", line_.jsonl, "A file with the field text on each line"),
         logits->add_option("--image", line_.images, "PNG or JPEG files"),
         logits->add_option("--pixels", line_.pixels,
                            "A safetensors file with pixel_values [N, C, H, W], already normalised")};

@@ -15,7 +15,8 @@ struct CommandLine {
   std::string destination;             ///< cp
   std::vector<std::string> runs;       ///< report
   std::string model, adapter;
-  std::string ids, text, jsonl, pixels, out;
+  std::optional<std::string> text;
+  std::string ids, jsonl, pixels, out;
   std::vector<std::string> images;
   std::string compute = "float32";
   std::string quant_type;

@@ -1,6 +1,7 @@
 #include "console.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +26,11 @@ void print_note(const std::string& message) { std::cerr << printable(message) + 
 
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
 
+size_t stderr_width() {
+  struct winsize size {};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
 void prepare_process() {
   for (int descriptor = 0; descriptor <= 2; ++descriptor) {
     if (::fcntl(descriptor, F_GETFD) < 0) (void)!::open("/dev/null", O_RDWR);
@@ -37,6 +43,14 @@ void require_absent(const std::string& path) {
   if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) return;
   throw Error(ErrorKind::Config,
               Diagnostic{path, 0, 0, "", "exists already", "choose another name: nothing is overwritten"});
+}
+
+void require_replaceable(const std::string& path, const std::string& extension) {
+  std::error_code ignored;
+  const bool file = std::filesystem::is_regular_file(path, ignored);
+  const bool own = std::filesystem::path(path).extension() == extension;
+  if (file && (own || std::filesystem::is_empty(path, ignored))) return;
+  require_absent(path);
 }
 
 void require_no_input(const std::string& path, const std::vector<std::string>& inputs) {
@@ -81,7 +95,7 @@ int run_reporting(const std::function<int()>& action, const std::function<int(co
   } catch (const std::filesystem::filesystem_error& error) {
     const bool full = error.code() == std::errc::no_space_on_device;
     print_error(printable(error.path1().string() + ": " + error.code().message()));
-    return static_cast<int>(full ? ErrorKind::Resource : ErrorKind::Config);
+    return static_cast<int>(full ? ErrorKind::Resource : ErrorKind::Data);
   } catch (const std::bad_alloc&) {
     print_error("not enough memory");
     return static_cast<int>(ErrorKind::Resource);

@@ -15,6 +15,8 @@ void print_warning(const std::string& message);
 void print_note(const std::string& message);
 
 bool stderr_is_terminal();
+/// Columns of the terminal; 0: unknown.
+size_t stderr_width();
 
 /// Opens /dev/null where a standard descriptor is closed, so that no file of a run takes its number; a write beyond the
 /// limit of a file's size fails, as on a full disk, and does not kill.
@@ -22,6 +24,9 @@ void prepare_process();
 
 /// Throws Error{Config} when there is something at `path` that an output would replace.
 void require_absent(const std::string& path);
+
+/// The same, but what is empty or has the extension of such an output (".html") may be replaced.
+void require_replaceable(const std::string& path, const std::string& extension);
 
 /// Throws Error{Config} when writing `path` would replace one of the inputs: a file, or one in a directory.
 void require_no_input(const std::string& path, const std::vector<std::string>& inputs);

@@ -19,7 +19,18 @@ namespace fs = std::filesystem;
 // A run: what it published, on its recipe's data.eval unless that is overridden.
 recipe::Recipe recipe_of_run(const CommandLine& line) {
   const fs::path file = fs::path(line.recipe) / "recipe.yaml";
-  return recipe::load(file.string(), line.overrides);
+  recipe::Recipe recipe = recipe::load(file.string(), line.overrides);
+  const std::vector<std::string> read = {"data",        "quant",         "model.path",
+                                         "model.dtype", "model.compute", "model.max_length"};
+  for (const std::string& argument : line.overrides) {
+    const std::string key = argument.substr(argument.starts_with('~') ? 1 : 0, argument.find('=')) + ".";
+    if (std::any_of(read.begin(), read.end(), [&](const std::string& known) { return key.starts_with(known + "."); }))
+      continue;
+    throw Error(ErrorKind::Config,
+                Diagnostic{"override", 0, 0, "", quote(argument) + " changes nothing in a finished run",
+                           "what counts: " + join(read, ", ")});
+  }
+  return recipe;
 }
 
 train::Classifier classifier_of_run(const fs::path& run, const recipe::Recipe& recipe) {

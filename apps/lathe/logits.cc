@@ -65,13 +65,14 @@ at::Tensor image_logits(const CommandLine& line, const train::Classifier& classi
 }  // namespace
 
 int run_logits(const CommandLine& line) {
-  if (line.ids.empty() && line.text.empty() && line.jsonl.empty() && line.images.empty() && line.pixels.empty()) {
+  if (line.ids.empty() && !line.text && line.jsonl.empty() && line.images.empty() && line.pixels.empty()) {
     throw Error(ErrorKind::Config,
                 Diagnostic{"lathe logits", 0, 0, "", "expected --ids, --text, --jsonl, --image or --pixels", ""});
   }
   std::vector<std::string> inputs = line.images;
   inputs.insert(inputs.end(), {line.model, line.adapter, line.jsonl, line.pixels});
   require_no_input(line.out, inputs);
+  require_replaceable(line.out, ".safetensors");
   const train::Classifier classifier =
       train::load_classifier(line.model, line.adapter, recipe::StorageType::Auto,
                              line.compute == "bfloat16" ? recipe::StorageType::BFloat16 : recipe::StorageType::Float32);

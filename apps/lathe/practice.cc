@@ -34,7 +34,10 @@ int run_practice(const CommandLine& line) {
     return 0;
   }
   const auto questions = chosen(line.recipe);
-  if (!line.out.empty()) require_writable(line.out);
+  if (!line.out.empty()) {
+    require_writable(line.out);
+    require_replaceable(line.out, ".html");
+  }
   std::vector<std::pair<const practice::Question*, practice::Answer>> answers;
   bool all_hold = true;
   for (const practice::Question* question : questions) {

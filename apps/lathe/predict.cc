@@ -30,7 +30,7 @@ void print_labels(const CommandLine& line, const train::Classifier& classifier, 
 }  // namespace
 
 int run_predict(const CommandLine& line) {
-  if (line.text.empty() && line.jsonl.empty() && line.images.empty()) {
+  if (!line.text && line.jsonl.empty() && line.images.empty()) {
     throw Error(ErrorKind::Config, Diagnostic{"lathe predict", 0, 0, "", "expected --text, --jsonl or --image", ""});
   }
   const train::Classifier classifier = train::load_classifier(line.model, line.adapter);

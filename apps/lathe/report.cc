@@ -18,6 +18,7 @@ int run_report(const CommandLine& line) {
   }
   // A page in a run is replaced by the next, and nothing else there.
   if (std::filesystem::path(line.out).extension() != ".html") require_no_input(line.out, line.runs);
+  if (!line.out.empty()) require_replaceable(line.out, ".html");
   const std::filesystem::path page =
       line.out.empty() ? std::filesystem::path(line.runs.front()) / "report.html" : std::filesystem::path(line.out);
   write_file_atomically(page, lathe::report::render_page(runs));

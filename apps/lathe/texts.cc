@@ -22,11 +22,11 @@ std::vector<text::Encoding> encode_inputs(const CommandLine& line, const train::
         {line.jsonl}, {.format = data::TextFormat::TextLabel, .labels = {}, .labels_required = false});
     for (int64_t i = 0; i < dataset.size(); ++i) add(dataset.sample(i).text, line.jsonl, dataset.sample(i).line);
   } else {
-    if (find_invalid_utf8(line.text) != std::string::npos) {
+    const std::string text = line.text.value_or("");
+    if (find_invalid_utf8(text) != std::string::npos)
       throw Error(ErrorKind::Config,
-                  Diagnostic{"--text", 0, 0, "", Diagnostic::expected("UTF-8 text", quote(line.text)), ""});
-    }
-    add(line.text, "--text", 0);
+                  Diagnostic{"--text", 0, 0, "", Diagnostic::expected("UTF-8 text", quote(text)), ""});
+    add(text, "--text", 0);
   }
   return encodings;
 }

@@ -42,7 +42,10 @@ class Progress : public train::TrainObserver {
                              format_bytes(static_cast<uint64_t>(metrics.peak_rss_bytes)) + "  " + format("%.0f", left) +
                              " s left";
     if (terminal_) {
-      std::cerr << "\r\x1B[K" << bar(metrics.step) << " " << text << std::flush;
+      // A line that wraps could not be redrawn; the last column stays free, where some terminals wrap already.
+      const size_t width = stderr_width();
+      const std::string shown = bar(metrics.step) + " " + text;
+      std::cerr << "\r\x1B[K" << (width == 0 ? shown : shown.substr(0, width - 1)) << std::flush;
       bar_is_open_ = true;
     } else {
       print_note(text);

@@ -2,13 +2,16 @@
 
     LATHE=build/release/bin/lathe python3 tests/apps/command_line.py
 """
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import struct
 import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
@@ -279,6 +282,69 @@ class CommandLineTest(unittest.TestCase):
             self.lathe(*words, self.path("logits.safetensors"))
             self.lathe("report", self.path("run"), "--out", self.path("run/mine.html"))
         self.refused(2, "is read here", "report", self.path("run"), "--out", self.path("run/metrics.jsonl"))
+
+    def test_outputs_replace_only_their_own_kind(self):
+        self.lathe("train", self.path("recipe.yaml"))
+        logits = ["logits", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--text", "", "--out"]
+        for words, own in ((["report", self.path("run"), "--out"], "page.html"), (logits, "logits.safetensors"), (["practice", "1a", "--html"], "answer.html")):
+            self.refused(2, r"thesis\.tex: exists already", *words, self.write("thesis.tex", "years of work"))
+            self.assertEqual(self.read("thesis.tex"), b"years of work")
+            if words[0] != "practice":
+                self.lathe(*words, self.write("empty", ""))
+                self.lathe(*words, self.write(own, "an older one"))
+                self.assertGreater(len(self.read(own)), 100)
+
+    def test_the_empty_text_is_a_text(self):
+        self.lathe("train", self.path("recipe.yaml"))
+        model = ["--model", self.path("model"), "--adapter", self.path("run/adapter")]
+        self.assertIn(json.loads(self.lathe("predict", *model, "--text", "", "--json").stdout)["label"], ("no", "yes"))
+        self.refused(2, r"expected --text, --jsonl or --image", "predict", *model)
+
+    def test_overrides_of_a_finished_run(self):
+        self.lathe("train", self.path("recipe.yaml"))
+        for word in ("optimizer.lr=1", "training.batch_size=4", "output.dir=x", "~model.dropout", "adapter.dropout=0.5"):
+            self.refused(2, r'override: "%s" changes nothing in a finished run' % re.escape(word), "eval", self.path("run"), word)
+        self.refused(2, r"unknown key \(did you mean optimizer\?", "eval", self.path("run"), "optimzer.lr=1")
+        self.lathe("eval", self.path("run"), "data.eval=" + self.path("train.jsonl"), "model.compute=float32", "model.max_length=8")
+
+    def test_the_bar_fits_the_terminal(self):
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        process = subprocess.Popen([LATHE, "train", self.path("recipe.yaml")], stderr=slave, stdout=subprocess.DEVNULL)
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                part = os.read(master, 4096)
+            except OSError:  # the other end is closed
+                part = b""
+            if not part:
+                break
+            shown += part
+        os.close(master)
+        self.assertEqual(process.wait(60), 0, shown)
+        bars = [line for line in re.split(rb"[\r\n]+", shown.replace(b"\x1b[K", b"")) if line.startswith(b"[")]
+        self.assertTrue(bars)
+        self.assertEqual({len(line) for line in bars}, {39})
+
+    def test_what_cannot_be_opened_says_why(self):
+        os.symlink("loop", self.path("loop"))
+        self.refused(3, r"loop: Too many levels", "inspect", self.path("loop"))
+        self.refused(3, r"loop: cannot be opened: Too many levels", "validate", self.path("recipe.yaml"), "model.path=" + self.path("loop"))
+        self.refused(3, r"loop: cannot be opened: Too many levels", "report", self.path("loop"))
+        self.lathe("train", self.path("recipe.yaml"))
+        os.mkdir(self.path("closed"))
+        os.rename(self.path("model"), self.path("closed/model"))
+        os.rename(self.path("run"), self.path("closed/run"))
+        os.chmod(self.path("closed"), 0)
+        self.addCleanup(os.chmod, self.path("closed"), 0o700)
+        denied = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+        if subprocess.run([*denied, "ls", self.path("closed")], capture_output=True).returncode == 0:
+            self.skipTest("nothing is denied to this user")
+        for words in (["validate", self.path("recipe.yaml"), "model.path=" + self.path("closed/model")], ["report", self.path("closed/run")]):
+            done = subprocess.run([*denied, LATHE, *words], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 3, done.stderr)
+            self.assertRegex(done.stderr, r"^error: .*cannot be opened: Permission denied\n$")
 
     def test_weights_that_are_not_finite(self):
         self.lathe("train", self.path("recipe.yaml"))

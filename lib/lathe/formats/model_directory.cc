@@ -52,6 +52,14 @@ bool path_exists(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
+// Why a path is not to be found: `absent`, or what the system says instead.
+std::string reason_of_absence(const fs::path& path, const std::string& absent) {
+  std::error_code error;
+  (void)fs::status(path, error);
+  const bool hidden = error == std::errc::permission_denied || error == std::errc::too_many_symbolic_link_levels;
+  return hidden ? "cannot be opened: " + error.message() : absent;
+}
+
 // One plain file name, so that an index cannot reach outside its directory.
 bool is_plain_shard_name(const std::string& name) {
   return name.ends_with(".safetensors") && name.find_first_of(std::string("/\\\0", 3)) == std::string::npos &&
@@ -169,12 +177,14 @@ ModelDirectory ModelDirectory::open_without_weights(const std::string& path) {
   ModelDirectory model;
   model.path_ = resolve_model_path(path);
   std::error_code ignored;
-  if (!path_exists(model.path_)) throw data_error(printable(model.path_), "no such directory");
+  if (!path_exists(model.path_))
+    throw data_error(printable(model.path_), reason_of_absence(model.path_, "no such directory"));
   if (!fs::is_directory(model.path_, ignored)) {
     throw data_error(model.path_, Diagnostic::expected("a model directory", "a file"));
   }
   if (!path_exists(model.config_path())) {
-    throw data_error(model.config_path(), "no such file", "a model directory holds config.json");
+    throw data_error(model.config_path(), reason_of_absence(model.config_path(), "no such file"),
+                     "a model directory holds config.json");
   }
   return model;
 }

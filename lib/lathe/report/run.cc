@@ -147,11 +147,14 @@ const std::vector<double>* MetricTable::find(const std::string& name) const {
 }
 
 Run read_run(const fs::path& directory) {
-  std::error_code ignored;
-  if (!fs::is_directory(directory, ignored)) throw data_error(directory.string(), "no such run directory");
   const fs::path metrics = directory / "metrics.jsonl";
-  if (!fs::exists(metrics, ignored))
+  std::error_code error;
+  if (!fs::exists(metrics, error)) {
+    if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory)
+      throw data_error(directory.string(), "cannot be opened: " + error.message());
+    if (!fs::is_directory(directory, error)) throw data_error(directory.string(), "no such run directory");
     throw data_error(directory.string(), "not a run directory: no metrics.jsonl", "name the recipe's output.dir");
+  }
   Run run;
   run.name = directory_name(directory);
   run.details = Json::object();
