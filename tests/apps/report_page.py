@@ -1,6 +1,8 @@
 """The page of `lathe report` in a browser: every chart is drawn, in light and dark, on a desk and on a phone, and nothing is loaded or run beside.
 
-    LATHE=build/release/bin/lathe CHROMIUM=chromium python3 tests/apps/report_page.py
+    LATHE=build/release/bin/lathe CHROMIUM=chromium python3 tests/apps/report_page.py [ReportPageTest | RealRunsTest]
+
+RealRunsTest trains: it needs lathe-torch.
 """
 import base64
 import http.server
@@ -32,11 +34,40 @@ def metrics(steps):
             yield dict(step=step, epoch=step / steps, eval_loss=0.6 * math.exp(-step / 50), accuracy=1 - 0.4 * math.exp(-step / 50), f1=1 - 0.5 * math.exp(-step / 50))
 
 
-class ReportPageTest(unittest.TestCase):
+class PageTest(unittest.TestCase):
     def setUp(self):
         scratch = tempfile.TemporaryDirectory(prefix="lathe-report-")
         self.addCleanup(scratch.cleanup)
         self.folder = scratch.name
+
+    def report(self, *runs):
+        out = os.path.join(self.folder, "page.html")
+        done = subprocess.run([LATHE, "report", *runs, "--out", out], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (0, out + "\n"), done.stderr)
+        return out
+
+    def browse(self, page, *options):
+        """Opens a page; returns what it wrote to stdout and the messages of its console."""
+        return browser.browse(CHROMIUM, self.folder, page, *options)
+
+    def assert_drawn(self, page, width, scheme):
+        dom, console = self.browse(page, "--dump-dom", f"--window-size={width},844", scheme)
+        self.assertEqual(console, [])
+        figures = re.findall(r'<figure id="chart-(\w+)">(.*?)</figure>', dom, re.S)
+        self.assertEqual([name for name, _ in figures], CHARTS)
+        for name, content in figures:
+            sizes = re.findall(r'<canvas width="(\d+)" height="(\d+)"', content)
+            self.assertEqual(len(sizes), 1, name)
+            self.assertTrue(100 < int(sizes[0][0]) <= width and int(sizes[0][1]) > 100, f"{name}: {sizes}")
+        memory = re.findall(r'<svg class="stack".*?</svg>', dom)
+        self.assertEqual([bar.count("<rect") for bar in memory], [4, 1] * (len(memory) // 2))
+        self.assertNotIn("<b>second", dom)
+        return dom
+
+
+class ReportPageTest(PageTest):
+    def setUp(self):
+        super().setUp()
         self.first, self.second = self.run_directory("first", 120), self.run_directory("<b>second & last", 60)
 
     def run_directory(self, name, steps):
@@ -64,30 +95,6 @@ class ReportPageTest(unittest.TestCase):
         confusion = [[800 if i == j else (7 * i + 3 * j) % 30 for j in range(12)] for i in range(12)]
         return dict(step=step, samples=12000, labels=labels, class_samples=[sum(row) for row in confusion],
                     class_accuracy=[800 / sum(row) for row in confusion], confusion=confusion, worst=worst)
-
-    def report(self, *runs):
-        out = os.path.join(self.folder, "page.html")
-        done = subprocess.run([LATHE, "report", *runs, "--out", out], capture_output=True, text=True)
-        self.assertEqual((done.returncode, done.stdout), (0, out + "\n"), done.stderr)
-        return out
-
-    def browse(self, page, *options):
-        """Opens a page; returns what it wrote to stdout and the messages of its console."""
-        return browser.browse(CHROMIUM, self.folder, page, *options)
-
-    def assert_drawn(self, page, width, scheme):
-        dom, console = self.browse(page, "--dump-dom", f"--window-size={width},844", scheme)
-        self.assertEqual(console, [])
-        figures = re.findall(r'<figure id="chart-(\w+)">(.*?)</figure>', dom, re.S)
-        self.assertEqual([name for name, _ in figures], CHARTS)
-        for name, content in figures:
-            sizes = re.findall(r'<canvas width="(\d+)" height="(\d+)"', content)
-            self.assertEqual(len(sizes), 1, name)
-            self.assertTrue(100 < int(sizes[0][0]) <= width and int(sizes[0][1]) > 100, f"{name}: {sizes}")
-        memory = re.findall(r'<svg class="stack".*?</svg>', dom)
-        self.assertEqual([bar.count("<rect") for bar in memory], [4, 1] * (len(memory) // 2))
-        self.assertNotIn("<b>second", dom)
-        return dom
 
     def test_the_planned_memory_is_a_bar_as_wide_as_its_figure(self):
         page, picture = self.report(self.first), os.path.join(self.folder, "page.png")
@@ -168,19 +175,6 @@ class ReportPageTest(unittest.TestCase):
             self.assertEqual({("u-off" in classes, label.split(",")[0]) for classes, label in rows if label != "step"},
                              {(True, "first"), (False, "&lt;b&gt;second &amp; last")}, name)
 
-    def test_real_runs_of_each_task_have_pages(self):
-        runs = {"texts": (small_model.write_small_run, []), "images": (small_images.write_small_images, ["training.max_steps=4", "optimizer.lr=1e-4"])}
-        for task, (write_run, overrides) in runs.items():
-            with self.subTest(task):
-                folder = os.path.join(self.folder, task)
-                write_run(folder)
-                subprocess.run([LATHE, "train", os.path.join(folder, "recipe.yaml"), "training.eval_every_steps=2", *overrides], check=True, capture_output=True, timeout=120)
-                page = self.report(os.path.join(folder, "run"))
-                for width in (1280, 500):
-                    dom = self.assert_drawn(page, width, DARK)
-                    self.assertEqual(dom.count("data:image/png;base64,") > 0, task == "images")  # the worst mistakes: pictures, or texts
-                    self.assertRegex(dom, "train.jsonl:[0-9]+" if task == "texts" else "folder/(above|below|left)/")
-
     def test_unfinished_runs_have_pages(self):
         for name, content in (("empty", ""), ("one", '{"step":1,"loss":0.5}\n'), ("cut", '{"step":1,"loss":0.5}\n{"step":2,"lo')):
             with self.subTest(name):
@@ -201,6 +195,21 @@ class ReportPageTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (3, ""))
         self.assertRegex(done.stderr, r"^error: .*: not a run directory: no metrics.jsonl")
         self.assertEqual(subprocess.run([LATHE, "report"], capture_output=True).returncode, 2)
+
+
+class RealRunsTest(PageTest):
+    def test_real_runs_of_each_task_have_pages(self):
+        runs = {"texts": (small_model.write_small_run, []), "images": (small_images.write_small_images, ["training.max_steps=4", "optimizer.lr=1e-4"])}
+        for task, (write_run, overrides) in runs.items():
+            with self.subTest(task):
+                folder = os.path.join(self.folder, task)
+                write_run(folder)
+                subprocess.run([LATHE, "train", os.path.join(folder, "recipe.yaml"), "training.eval_every_steps=2", *overrides], check=True, capture_output=True, timeout=120)
+                page = self.report(os.path.join(folder, "run"))
+                for width in (1280, 500):
+                    dom = self.assert_drawn(page, width, DARK)
+                    self.assertEqual(dom.count("data:image/png;base64,") > 0, task == "images")  # the worst mistakes: pictures, or texts
+                    self.assertRegex(dom, "train.jsonl:[0-9]+" if task == "texts" else "folder/(above|below|left)/")
 
 
 if __name__ == "__main__":
