@@ -103,7 +103,8 @@ class Changes {
 
   void lengths() {
     const int64_t half = resolved_.max_length / 2;
-    if (arch::sees_images(resolved_.config.arch) || half < 1) return;
+    constexpr int64_t kLeast = 3;  // model.max_length's
+    if (arch::sees_images(resolved_.config.arch) || half < kLeast) return;
     add("model.max_length=" + std::to_string(half), [&](Recipe& recipe) { recipe.model.max_length = half; });
   }
 
