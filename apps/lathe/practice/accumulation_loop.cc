@@ -1,8 +1,8 @@
 // Question 2b: the training loop with two blanks.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/remainder.h>
-#include <algorithm>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
