@@ -6,6 +6,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "cost/small_recipe.h"
 #include "expect_error.h"
 #include "lathe/cost/time.h"
 #include "temporary_directory.h"
@@ -13,14 +14,6 @@
 namespace lathe::cost {
 namespace {
 
-constexpr const char* kAdvised = R"(
-model: {task: classification, init: random, max_length: 32, arch: {model_type: bert, vocab_size: 100, hidden_size: 64, num_hidden_layers: 6, num_attention_heads: 2, intermediate_size: 128}}
-adapter: {type: lora, rank: 4, alpha: 8, target_modules: all-linear}
-data: {train: train.jsonl}
-optimizer: {lr: 0.001}
-training: {max_steps: 2, batch_size: 12}
-output: {dir: unused}
-)";
 // As far as an arch may go.
 constexpr const char* kAbsurd =
     "model.arch={model_type: llama, vocab_size: 16777216, hidden_size: 16777216, intermediate_size: 16777216, "
@@ -28,7 +21,7 @@ constexpr const char* kAbsurd =
 
 struct Planned {
   explicit Planned(const std::vector<std::string>& overrides = {})
-      : recipe(recipe::parse(kAdvised, "recipe.yaml", "/base", overrides, recipe::Purpose::Plan)),
+      : recipe(recipe::parse(kSmallRecipe, "recipe.yaml", "/base", overrides, recipe::Purpose::Plan)),
         model(recipe::resolve_model(recipe)),
         plan(make_plan(recipe, model)) {}
   recipe::Recipe recipe;
@@ -147,7 +140,7 @@ TEST(AbsurdRecipe, IsRefusedByALineWhereItHasNoMeaning) {
 // 1344 divisors and 63 policies for each are searched by halving.
 TEST(AbsurdRecipe, IsSettledInBoundedTime) {
   const recipe::Recipe open =
-      recipe::parse(kAdvised, "recipe.yaml", "/base",
+      recipe::parse(kSmallRecipe, "recipe.yaml", "/base",
                     {"~training.batch_size", "training.batch_size=auto", "training.global_batch_size=735134400",
                      "model.arch.num_hidden_layers=64", "training.activation_checkpointing={budget: 1 TB}"});
   const recipe::ResolvedModel model = recipe::resolve_model(open);

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "cost/small_recipe.h"
 #include "expect_error.h"
 
 namespace lathe::cost {
@@ -11,17 +12,8 @@ using testing::error_text;
 using ::testing::HasSubstr;
 using Kind = recipe::Checkpointing::Kind;
 
-constexpr const char* kRecipe = R"(
-model: {task: classification, init: random, max_length: 32, arch: {model_type: bert, vocab_size: 100, hidden_size: 64, num_hidden_layers: 6, num_attention_heads: 2, intermediate_size: 128}}
-adapter: {type: lora, rank: 4, alpha: 8, target_modules: all-linear}
-data: {train: train.jsonl}
-optimizer: {lr: 0.001}
-training: {max_steps: 2, batch_size: 12}
-output: {dir: unused}
-)";
-
 recipe::Recipe make_recipe(const std::vector<std::string>& overrides = {}) {
-  return recipe::parse(kRecipe, "recipe.yaml", "/base", overrides);
+  return recipe::parse(kSmallRecipe, "recipe.yaml", "/base", overrides);
 }
 
 int64_t peak_of(const recipe::Recipe& recipe) {

@@ -48,3 +48,19 @@ def worst(name, actual, expected, atol, rtol=0.0):
 
 def scratch():
     return tempfile.TemporaryDirectory(prefix="lathe-interop-")
+
+
+def experts_on_disk(state, kind, prefix):
+    """The module's names and fused experts -> the names and the per-expert tensors of transformers' files."""
+    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    tensors = {}
+    for name, tensor in state.items():
+        if name == "experts.gate_up_proj":
+            for e in range(len(tensor)):
+                tensors[f"{prefix}experts.{e}.{gate}.weight"], tensors[f"{prefix}experts.{e}.{up}.weight"] = tensor[e].chunk(2)
+        elif name == "experts.down_proj":
+            for e in range(len(tensor)):
+                tensors[f"{prefix}experts.{e}.{down}.weight"] = tensor[e]
+        else:
+            tensors[prefix + name] = tensor
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}

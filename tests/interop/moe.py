@@ -27,22 +27,6 @@ CASES = {
 }
 
 
-def on_disk(state, kind, prefix):
-    """The module's names and fused experts -> the names and the per-expert tensors of transformers' files."""
-    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
-    tensors = {}
-    for name, tensor in state.items():
-        if name == "experts.gate_up_proj":
-            for e in range(E):
-                tensors[f"{prefix}experts.{e}.{gate}.weight"], tensors[f"{prefix}experts.{e}.{up}.weight"] = tensor[e].chunk(2)
-        elif name == "experts.down_proj":
-            for e in range(E):
-                tensors[f"{prefix}experts.{e}.{down}.weight"] = tensor[e]
-        else:
-            tensors[prefix + name] = tensor
-    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-
-
 def run(*words, code=0):
     done = subprocess.run([RUN, *words], capture_output=True, text=True)
     if done.returncode != code:
@@ -76,7 +60,7 @@ def check(kind, block_type, config, folder):
     config_path = os.path.join(folder, "config.json")
     with open(config_path, "w", encoding="utf-8") as file:
         json.dump(config.to_dict(), file)
-    weights = on_disk(block.state_dict(), kind, prefix)
+    weights = common.experts_on_disk(block.state_dict(), kind, prefix)
     x, grad = torch.randn(1, T, H), torch.randn(1, T, H)
     save_file(weights, files["weights"])
     save_file({"x": x[0], "grad": grad[0]}, files["inputs"])
@@ -87,7 +71,7 @@ def check(kind, block_type, config, folder):
     y.backward(grad)
     close(f"{kind} output", ours["y"], y[0])
     close(f"{kind} input gradient", ours["dx"], x.grad[0])
-    grads = on_disk({name: p.grad for name, p in block.named_parameters()}, kind, "grad.")
+    grads = common.experts_on_disk({name: p.grad for name, p in block.named_parameters()}, kind, "grad.")
     for name, expected in grads.items():
         if not name.startswith("grad.experts."):
             close(f"{kind} {name}", ours[name], expected)

@@ -50,22 +50,6 @@ CASES = {
 }
 
 
-def on_disk(block, kind):
-    """Per-expert tensors of transformers' files from a block's fused or separate experts."""
-    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
-    tensors = {}
-    for name, tensor in block.state_dict().items():
-        if name == "experts.gate_up_proj":
-            for e in range(E):
-                tensors[f"p.experts.{e}.{gate}.weight"], tensors[f"p.experts.{e}.{up}.weight"] = tensor[e].chunk(2)
-        elif name == "experts.down_proj":
-            for e in range(E):
-                tensors[f"p.experts.{e}.{down}.weight"] = tensor[e]
-        else:
-            tensors["p." + name] = tensor
-    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-
-
 def close(name, actual, expected):
     common.worst(name, actual, expected.detach(), 2e-5 * float(expected.detach().abs().max()))
 
@@ -85,7 +69,7 @@ def check(name, kind, config, options, folder):
     config_path = os.path.join(folder, "config.json")
     with open(config_path, "w", encoding="utf-8") as file:
         json.dump(config.to_dict(), file)
-    save_file(on_disk(block, config.model_type), files["weights"])
+    save_file(common.experts_on_disk(block.state_dict(), config.model_type, "p."), files["weights"])
     x, grad = torch.randn(1, T, H), torch.randn(1, T, H)
     save_file({"x": x[0], "grad": grad[0]}, files["inputs"])
     adapted = get_peft_model(block, LoraConfig(**options))
