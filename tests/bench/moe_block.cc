@@ -1,13 +1,14 @@
-// Forward and backward of a mixture-of-experts block in float32, or of a dense MLP of the same active size: prints one
-// JSON line with the own CPU and wall seconds of each step, the peak resident memory, and what of it no code can save:
-// the process, weights and their gradients.
-//   moe_block mixtral|qwen3 moe|dense STEPS
+// Forward and backward of a mixture-of-experts block in float32, or of a dense MLP of the same active size: for each
+// line of stdin one step, and a JSON line with its own CPU and wall seconds; then one with the peak resident memory,
+// and what of it no code can save: the process, weights and their gradients.
+//   moe_block mixtral|qwen3 moe|dense
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
 #include <torch/utils.h>
 
 #include <chrono>
 #include <cstdio>
+#include <iostream>
 #include <string>
 
 #include "lathe/base/clock_meter.h"
@@ -29,7 +30,7 @@ void fill(torch::nn::Module& module) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 4) return 2;
+  if (argc != 3) return 2;
   lathe::train::MemoryMeter::install();  // the allocator of the driver
   const int64_t process = lathe::resident_memory_bytes();
   using namespace lathe::nn;
@@ -41,21 +42,21 @@ int main(int argc, char** argv) {
   torch::nn::Module& model = dense ? static_cast<torch::nn::Module&>(*mlp) : *block;
   fill(model);
   const at::Tensor x = at::randn({kTokens, kWidth}).requires_grad_();
-  std::string cpu, wall;
-  for (int step = 0; step < std::stoi(argv[3]); ++step) {
+  for (std::string line; std::getline(std::cin, line);) {
     const auto start = std::chrono::steady_clock::now();
     const double cpu_before = own_cpu_seconds();
     for (at::Tensor& parameter : model.parameters()) parameter.mutable_grad().reset();
     x.mutable_grad().reset();
-    (dense ? mlp->forward(x) : block->forward(x, {.training = true})).sum().backward();
+    // As in Python, the output is gone when the backward pass begins.
+    const at::Tensor loss = (dense ? mlp->forward(x) : block->forward(x, {.training = true})).sum();
+    loss.backward();
     if (!dense) block->end_window();
-    const char* comma = step == 0 ? "" : ", ";
-    cpu += comma + std::to_string(own_cpu_seconds() - cpu_before);
-    wall += comma + std::to_string(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    std::printf("{\"cpu_s\": %.6f, \"wall_s\": %.6f}\n", own_cpu_seconds() - cpu_before,
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    std::fflush(stdout);
   }
   int64_t floor = process;
   for (const at::Tensor& parameter : model.parameters()) floor += 2 * static_cast<int64_t>(parameter.nbytes());
-  std::printf("{\"cpu_s\": [%s], \"wall_s\": [%s], \"peak_rss_mib\": %ld, \"floor_mib\": %ld}\n", cpu.c_str(),
-              wall.c_str(), lathe::peak_resident_memory_bytes() >> 20, floor >> 20);
+  std::printf("{\"peak_rss_mib\": %ld, \"floor_mib\": %ld}\n", lathe::peak_resident_memory_bytes() >> 20, floor >> 20);
   return 0;
 }

@@ -34,7 +34,7 @@ Amount converted_bytes(const ExpertsCost& cost, Amount rows) {
 // Of the adapters of the first projection.
 Amount up_parameters(const ExpertsCost& cost) { return cost.up_ranks * (cost.in_features + cost.up_features()); }
 
-// The masked copy of an adapter's input. Backward it finds room where the activation's buffers were.
+// The masked copy of an adapter's input; backward, of its gradient, and that before.
 Amount masked_bytes(const ExpertsCost& cost, Amount rows) {
   if (!cost.adapter_dropout || cost.adapter_parameters() == 0) return 0;
   return rows * std::max(cost.in_features, cost.hidden_features) * kFloatBytes;
@@ -79,21 +79,28 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
   const Value h = ledger.tensor(assignments, cost.up_features());
   Value y = ledger.tensor(x.rows, D);
   {
-    const Buffer passing = ledger.allocate(of_expert * (2 * D + F) * kFloatBytes + converted_bytes(cost, of_expert) +
-                                           masked_bytes(cost, of_expert));
+    const Buffer passing = ledger.allocate(of_expert * (D + (cost.gated ? 1 : 2) * F) * kFloatBytes +
+                                           converted_bytes(cost, of_expert) + masked_bytes(cost, of_expert));
   }
   ledger.record(y, {&x}, cost.trains || cost.adapter_parameters() > 0,
                 [&ledger, cost, router, input, h = h.buffer, routing, assignments, of_expert,
-                 wants_dx = x.needs_gradient(), elements = x.elements()](const Buffer&) {
+                 wants_dx = x.needs_gradient(), elements = x.elements()](const Buffer&) mutable {
                   const Amount D = cost.in_features, F = cost.hidden_features, H = cost.up_features();
                   const Buffer x = input.unpack();
                   Buffer dx = wants_dx ? ledger.allocate(elements * kFloatBytes) : nullptr;
                   const Buffer dgates = ledger.allocate(assignments * kFloatBytes);
-                  const Amount written = (cost.trains ? cost.num_experts * D * (H + F) : 0) + cost.adapter_parameters();
+                  // The first product is overwritten by its gradient, or moves into the room of its weight's.
+                  const bool moves = cost.trains && 2 * assignments <= cost.num_experts * D;
+                  Buffer up = ledger.allocate(cost.trains ? cost.num_experts * D * H * kFloatBytes : 0);
+                  if (moves) h.reset();
+                  const Amount written = (cost.trains ? cost.num_experts * D * F : 0) + cost.adapter_parameters();
                   {
-                    const Buffer passing = ledger.allocate((of_expert * (3 * D + 2 * F + H) + written) * kFloatBytes +
-                                                           converted_bytes(cost, of_expert));
+                    const Amount columns = D + (cost.gated ? 1 : 2) * F + (moves ? H : 0);
+                    const Buffer passing =
+                        ledger.allocate((of_expert * columns + written) * kFloatBytes +
+                                        converted_bytes(cost, of_expert) + 2 * masked_bytes(cost, of_expert));
                   }
+                  up.reset();
                   if (cost.trains) add_gradients(ledger, cost);
                   add_adapter_gradients(ledger, cost);
                   // x A again, dy B twice, the gradients of A, B and x; the last without what leads to x.

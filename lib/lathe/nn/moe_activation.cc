@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
@@ -95,32 +96,28 @@ struct FusedSwiglu : torch::autograd::Function<FusedSwiglu> {
 
 }  // namespace
 
-Tensor ExpertActivationPass::forward(const Tensor& h, const Tensor& bias, const Tensor& scale,
-                                     int64_t first_index) const {
+void ExpertActivationPass::forward(const Tensor& h, const Tensor& bias, const Tensor& scale, int64_t first_index,
+                                   Tensor y) const {
   const bool gated = kind == ExpertActivation::SwiGLU;
-  Tensor y;
   if (!uses_kernels(h)) {
     if (gated) {
       const int64_t columns = h.size(1) / 2;
-      y = at::silu(h.narrow(1, 0, columns)) * h.narrow(1, columns, columns);
+      at::mul_out(y, at::silu(h.narrow(1, 0, columns)), h.narrow(1, columns, columns));
     } else {
-      y = at::gelu(shifted(h, bias), gelu_form(kind));
+      at::gelu_out(y, shifted(h, bias), gelu_form(kind));
     }
     y.mul_(scale.unsqueeze(1));
   } else if (gated) {
-    y = at::empty({h.size(0), h.size(1) / 2}, h.options());
     run_swiglu(h, scale, y);
   } else {
-    y = at::empty(h.sizes(), h.options());
     run_expert_gelu(h, bias, kind == ExpertActivation::GeluTanh, y, at::empty(h.sizes(), h.options()));
     y.mul_(scale.unsqueeze(1));
   }
   drop_in_place(y, dropout, first_index);
-  return y;
 }
 
 ExpertActivationPass::Gradients ExpertActivationPass::backward(const Tensor& h, const Tensor& bias, const Tensor& scale,
-                                                               int64_t first_index, Tensor dy) const {
+                                                               int64_t first_index, Tensor dy, Tensor dh) const {
   const bool gated = kind == ExpertActivation::SwiGLU;
   drop_in_place(dy, dropout, first_index);
   Gradients result;
@@ -131,24 +128,22 @@ ExpertActivationPass::Gradients ExpertActivationPass::backward(const Tensor& h, 
       const Tensor gate = h.narrow(1, 0, columns), up = h.narrow(1, columns, columns), sigmoid = at::sigmoid(gate);
       const Tensor slope = sigmoid * (1 + gate * (1 - sigmoid));
       result.y = gate * sigmoid * up;
-      result.dh = at::cat({scaled * up * slope, scaled * gate * sigmoid}, 1);
+      dh.copy_(at::cat({scaled * up * slope, scaled * gate * sigmoid}, 1));
     } else {
       result.y = at::gelu(v, gelu_form(kind));
-      result.dh = at::gelu_backward(scaled, v, gelu_form(kind));
+      dh.copy_(at::gelu_backward(scaled, v, gelu_form(kind)));
     }
     result.dscale = (result.y * dy).sum(1);
     result.y.mul_(scale.unsqueeze(1));
   } else if (gated) {
-    result.dh = at::empty(h.sizes(), h.options());
     result.dscale = at::empty({h.size(0)}, h.options());
     result.y = dy;
-    run_swiglu_backward(h, scale, dy, result.dh, result.y, result.dscale);
+    run_swiglu_backward(h, scale, dy, dh, result.y, result.dscale);
   } else {
     result.y = at::empty(h.sizes(), h.options());
-    result.dh = at::empty(h.sizes(), h.options());
-    run_expert_gelu(h, bias, kind == ExpertActivation::GeluTanh, result.y, result.dh);
-    result.dscale = (result.y * dy).sum(1);
-    result.dh.mul_(dy).mul_(scale.unsqueeze(1));
+    run_expert_gelu(h, bias, kind == ExpertActivation::GeluTanh, result.y, dh);
+    dh.mul_(dy).mul_(scale.unsqueeze(1));
+    result.dscale = dy.mul_(result.y).sum(1);
     result.y.mul_(scale.unsqueeze(1));
   }
   drop_in_place(result.y, dropout, first_index);

@@ -16,15 +16,15 @@ struct ExpertActivationPass {
   kernels::Dropout dropout{};
 
   /// first_index: the place of y's first element in the mask.
-  Tensor forward(const Tensor& h, const Tensor& bias, const Tensor& scale, int64_t first_index) const;
+  void forward(const Tensor& h, const Tensor& bias, const Tensor& scale, int64_t first_index, Tensor y) const;
 
   struct Gradients {
     Tensor y;       ///< again
-    Tensor dh;      ///< [n, 2F] or [n, F]
     Tensor dscale;  ///< [n]
   };
-  /// dy [n, F] is overwritten.
-  Gradients backward(const Tensor& h, const Tensor& bias, const Tensor& scale, int64_t first_index, Tensor dy) const;
+  /// dy [n, F] is overwritten; dh, of the shape of h, is filled and may be h.
+  Gradients backward(const Tensor& h, const Tensor& bias, const Tensor& scale, int64_t first_index, Tensor dy,
+                     Tensor dh) const;
 };
 
 /// silu(gate) · up of h = [gate | up], differentiable; keeps h.

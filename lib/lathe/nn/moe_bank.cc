@@ -1,10 +1,12 @@
 #include "lathe/nn/moe_bank.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/graph_task.h>
 
 #include <utility>
 
@@ -48,7 +50,9 @@ class Expert {
   }
   Tensor bias(int place) const { return place < 0 ? Tensor() : matrix(static_cast<size_t>(place)); }
   Tensor rows_of(const Tensor& sorted) const { return sorted.narrow(0, first_row, num_rows); }
-  Tensor gathered(const Tensor& x_TD) const { return at::index_select(x_TD, 0, rows_of(pass_.groups.token_A)); }
+  void gather(const Tensor& x_TD, Tensor out) const {
+    at::index_select_out(out, x_TD, 0, rows_of(pass_.groups.token_A));
+  }
   int64_t mask_place(int64_t columns) const { return first_row * columns; }
 
   // out = x Wᵀ of one projection, updates included.
@@ -64,14 +68,12 @@ class Expert {
                B(update).t(), update.scaling);
     }
   }
-  // dy W.
-  Tensor input_gradient(bool of_down, const Tensor& dy) const {
-    Tensor dx;
+  // dx = dy W.
+  void input_gradient(bool of_down, const Tensor& dy, Tensor dx) const {
     if (const LinearBase* layer = frozen(of_down)) {
-      dx = at::empty({dy.size(0), layer->in_features()}, dy.options());
       layer->frozen_input_gradient(dy, dx, /*accumulate=*/false);
     } else {
-      dx = gemm(dy, matrix(of_down ? kDown : kUp));
+      gemm_out(dx, dy, matrix(of_down ? kDown : kUp));
     }
     for (const BankUpdate& update : updates()) {
       if (update.of_down != of_down) continue;
@@ -82,7 +84,6 @@ class Expert {
         dx.add_(dropout(gemm(du, A(update)), update.dropout), update.scaling);
       }
     }
-    return dx;
   }
 
  private:
@@ -101,6 +102,25 @@ class Expert {
   int64_t first_row, num_rows;
 };
 
+// Room for the rows of one expert at a time.
+class Panels {
+ public:
+  Panels(const BankPass& pass, const Tensor& x_TD)
+      : rows_(at::empty({pass.groups.most_rows(), x_TD.size(1)}, x_TD.options())),
+        hidden_(at::empty({pass.groups.most_rows(), pass.hidden}, x_TD.options())) {}
+  Tensor rows(int64_t count) const { return rows_.narrow(0, 0, count); }
+  Tensor hidden(int64_t count) const { return hidden_.narrow(0, 0, count); }
+
+ private:
+  Tensor rows_, hidden_;
+};
+
+// Frees what a saved tensor holds before the graph lets go of it.
+void release(const Tensor& saved) {
+  saved.storage().set_nbytes(0);
+  saved.storage().set_data_ptr_noswap(at::DataPtr(nullptr, saved.device()));
+}
+
 void add_rows(const Tensor& rows, const Tensor& index, const Tensor& out) {
   if (!uses_kernels(out)) {
     out.index_add_(0, index, rows);
@@ -116,8 +136,10 @@ void add_rows(const Tensor& rows, const Tensor& index, const Tensor& out) {
 // The gradients of a pass's tensors, filled expert by expert.
 class BankGradients {
  public:
-  BankGradients(const BankPass& pass, const variable_list& tensors, const std::vector<bool>& wanted)
-      : pass_(pass), tensors_(tensors) {
+  // h: the first product of the sorted rows, ours to use up where it is `donated`.
+  BankGradients(const BankPass& pass, const variable_list& tensors, const std::vector<bool>& wanted, Tensor h,
+                bool donated)
+      : pass_(pass), tensors_(tensors), panels_(pass, tensors[kInput]), h_(std::move(h)), in_place_(donated) {
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (!wanted[i]) {
         grads.emplace_back();
@@ -125,33 +147,59 @@ class BankGradients {
         grads.push_back(at::zeros(tensors[i].sizes(), tensors[i].options()));
       } else {
         grads.push_back(at::empty(tensors[i].sizes(), tensors[i].options()));
+        if (i == kUp && donated && fits_behind_gradients()) move_into(grads.back());
       }
     }
   }
 
-  // h: the first product of the sorted rows. dy [T, D].
-  void add_expert(int64_t index, const Tensor& h, const Tensor& gates, const Tensor& dy_TD) {
+  void add_expert(int64_t index, const Tensor& gates, const Tensor& dy_TD) {
     const Expert expert(pass_, tensors_, index);
     if (expert.num_rows == 0) return add_idle_expert(expert, index);
-    const Tensor dy = expert.gathered(dy_TD), gate = expert.rows_of(gates);
-    const auto back = pass_.activation.backward(expert.rows_of(h), expert.bias(pass_.up_bias), gate,
-                                                expert.mask_place(pass_.hidden), expert.input_gradient(true, dy));
-    add_weight_gradients(expert, index, true, back.y, dy);
+    const Tensor rows = panels_.rows(expert.num_rows), hidden = panels_.hidden(expert.num_rows);
+    const Tensor gate = expert.rows_of(gates), product = expert.rows_of(h_),
+                 dh = in_place_ ? product : at::empty(product.sizes(), product.options());
+    expert.gather(dy_TD, rows);
+    expert.input_gradient(true, rows, hidden);
+    const auto back = pass_.activation.backward(product, expert.bias(pass_.up_bias), gate,
+                                                expert.mask_place(pass_.hidden), hidden, dh);
+    add_weight_gradients(expert, index, true, back.y, rows);
     Tensor dgate = back.dscale;
     if (pass_.down_bias >= 0) {
-      dgate = dgate + at::mv(dy, expert.bias(pass_.down_bias));
-      set(pass_.down_bias, index, [&] { return at::mv(dy.t(), gate); });
+      dgate = dgate + at::mv(rows, expert.bias(pass_.down_bias));
+      set(pass_.down_bias, index, [&] { return at::mv(rows.t(), gate); });
     }
-    set(pass_.up_bias, index, [&] { return back.dh.sum(0); });
+    set(pass_.up_bias, index, [&] { return dh.sum(0); });
     if (grads[kGates].defined()) grads[kGates].index_copy_(0, expert.rows_of(pass_.groups.order_A), dgate);
-    if (needs_up_input()) add_weight_gradients(expert, index, false, expert.gathered(tensors_[kInput]), back.dh);
-    if (grads[kInput].defined())
-      add_rows(expert.input_gradient(false, back.dh), expert.rows_of(pass_.groups.token_A), grads[kInput]);
+    if (needs_up_input()) {
+      expert.gather(tensors_[kInput], rows);
+      add_weight_gradients(expert, index, false, rows, dh);
+    }
+    if (!grads[kInput].defined()) return;
+    expert.input_gradient(false, dh, rows);
+    add_rows(rows, expert.rows_of(pass_.groups.token_A), grads[kInput]);
   }
 
   variable_list grads;
 
  private:
+  // Whether h finds room at the end of the gradient of its weight [E, columns of h, D], so that no expert's gradient
+  // reaches the rows of the experts after it; where it would fill more than half, loads decide too often.
+  bool fits_behind_gradients() const {
+    const int64_t width = tensors_[kInput].size(1), room = pass_.num_experts * width, first = room - h_.size(0);
+    if (grads[kUp].scalar_type() != h_.scalar_type() || first < h_.size(0)) return false;
+    for (int64_t e = 0; e < pass_.num_experts; ++e) {
+      if ((e + 1) * width > first + pass_.groups.offsets[static_cast<size_t>(e) + 1]) return false;
+    }
+    return true;
+  }
+
+  void move_into(const Tensor& grad) {
+    const Tensor rows = grad.view({-1, h_.size(1)}), room = rows.narrow(0, rows.size(0) - h_.size(0), h_.size(0));
+    room.copy_(h_);
+    release(std::exchange(h_, room));
+    in_place_ = false;
+  }
+
   void add_idle_expert(const Expert& expert, int64_t index) {
     for (const int place : {static_cast<int>(kUp), static_cast<int>(kDown), pass_.up_bias, pass_.down_bias}) {
       if (place >= 0 && grads[static_cast<size_t>(place)].defined())
@@ -201,6 +249,9 @@ class BankGradients {
 
   const BankPass& pass_;
   const variable_list& tensors_;
+  Panels panels_;
+  Tensor h_;
+  bool in_place_;
 };
 
 struct BankFunction : torch::autograd::Function<BankFunction> {
@@ -208,20 +259,24 @@ struct BankFunction : torch::autograd::Function<BankFunction> {
     variable_list tensors = inputs.vec();
     const Tensor& x_TD = tensors[kInput];
     const Tensor gates = at::index_select(tensors[kGates], 0, pass->groups.order_A).to(x_TD.scalar_type());
-    Tensor h = at::empty({pass->groups.num_rows(), pass->up_rows}, x_TD.options());
+    const int64_t kept_rows = pass->keeps ? pass->groups.num_rows() : pass->groups.most_rows();
+    const Tensor h = at::empty({kept_rows, pass->up_rows}, x_TD.options());
     Tensor y_TD = at::zeros(x_TD.sizes(), x_TD.options());
+    const Panels panels(*pass, x_TD);
     for (int64_t e = 0; e < pass->num_experts; ++e) {
       const Expert expert(*pass, tensors, e);
       if (expert.num_rows == 0) continue;
-      const Tensor gate = expert.rows_of(gates), product = expert.rows_of(h);
-      expert.product(false, expert.gathered(x_TD), product);
-      const Tensor act =
-          pass->activation.forward(product, expert.bias(pass->up_bias), gate, expert.mask_place(pass->hidden));
-      const Tensor y = at::empty({expert.num_rows, x_TD.size(1)}, x_TD.options());
-      expert.product(true, act, y);
-      if (pass->down_bias >= 0) y.addr_(gate, expert.bias(pass->down_bias));
-      add_rows(y, expert.rows_of(pass->groups.token_A), y_TD);
+      const Tensor gate = expert.rows_of(gates), rows = panels.rows(expert.num_rows),
+                   act = panels.hidden(expert.num_rows),
+                   product = pass->keeps ? expert.rows_of(h) : h.narrow(0, 0, expert.num_rows);
+      expert.gather(x_TD, rows);
+      expert.product(false, rows, product);
+      pass->activation.forward(product, expert.bias(pass->up_bias), gate, expert.mask_place(pass->hidden), act);
+      expert.product(true, act, rows);
+      if (pass->down_bias >= 0) Tensor(rows).addr_(gate, expert.bias(pass->down_bias));
+      add_rows(rows, expert.rows_of(pass->groups.token_A), y_TD);
     }
+    if (!pass->keeps) return y_TD;
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     tensors.insert(tensors.end(), {gates, h});
     ctx->save_for_backward(std::move(tensors));
@@ -235,9 +290,8 @@ struct BankFunction : torch::autograd::Function<BankFunction> {
     tensors.resize(tensors.size() - 2);
     std::vector<bool> wanted;
     for (size_t i = 0; i < tensors.size(); ++i) wanted.push_back(ctx->needs_input_grad(i));
-    const Tensor dy = grads[0].contiguous();
-    BankGradients result(*pass, tensors, wanted);
-    for (int64_t e = 0; e < pass->num_experts; ++e) result.add_expert(e, h, gates, dy);
+    BankGradients result(*pass, tensors, wanted, h, !torch::autograd::get_current_graph_task_keep_graph());
+    for (int64_t e = 0; e < pass->num_experts; ++e) result.add_expert(e, gates, grads[0]);
     result.grads.emplace_back();  // the pass
     return std::move(result.grads);
   }
@@ -246,6 +300,7 @@ struct BankFunction : torch::autograd::Function<BankFunction> {
 }  // namespace
 
 Tensor run_bank(const std::vector<Tensor>& tensors, const c10::intrusive_ptr<BankPass>& pass) {
+  pass->keeps = at::GradMode::is_enabled() && torch::autograd::any_variable_requires_grad(tensors);
   return BankFunction::apply(at::TensorList(tensors), pass);
 }
 

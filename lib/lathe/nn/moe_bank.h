@@ -30,6 +30,7 @@ struct BankPass : torch::CustomClassHolder {
   int64_t num_experts = 0;
   int64_t hidden = 0;   ///< F, columns of the second product's input
   int64_t up_rows = 0;  ///< columns of the first product
+  bool keeps = false;   ///< a backward pass may follow
   int up_bias = -1, down_bias = -1;
   std::vector<std::vector<BankUpdate>> updates;  ///< of each expert
   /// In the place of a projection's tensor, which is then empty: a frozen layer for each expert.
@@ -37,7 +38,8 @@ struct BankPass : torch::CustomClassHolder {
 };
 
 /// Σ over the assignments a of a token, in the order of their experts, of gate_a expert_a(x): one expert at a time on
-/// its contiguous rows. Saves the tensors, the sorted gates and the first product of the sorted rows.
+/// its contiguous rows. Saves the tensors, the sorted gates and the first product of the sorted rows, which the
+/// backward pass uses up unless the graph is kept.
 ///
 /// Shape   x [T, D], gates [A] -> [T, D]
 Tensor run_bank(const std::vector<Tensor>& tensors, const c10::intrusive_ptr<BankPass>& pass);

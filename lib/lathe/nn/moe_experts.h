@@ -28,6 +28,8 @@ struct ExpertGroups {
   /// Throws c10::ValueError for a token or an expert out of range.
   static ExpertGroups of(const Routing& routing);
   int64_t num_rows() const { return offsets.back(); }
+  /// Of the fullest expert.
+  int64_t most_rows() const;
 };
 
 /// A bank of experts: y[t] = Σ over assignments a of token t, in the order of their experts, of gate_a expert_a(x[t]).

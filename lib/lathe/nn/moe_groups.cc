@@ -1,5 +1,7 @@
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+
 #include "lathe/nn/moe_experts.h"
 
 namespace lathe::nn {
@@ -31,6 +33,12 @@ ExpertGroups ExpertGroups::of(const Routing& routing) {
     groups.token_A.data_ptr<int64_t>()[row] = token[a];
   }
   return groups;
+}
+
+int64_t ExpertGroups::most_rows() const {
+  int64_t most = 0;
+  for (size_t e = 1; e < offsets.size(); ++e) most = std::max(most, offsets[e] - offsets[e - 1]);
+  return most;
 }
 
 }  // namespace lathe::nn

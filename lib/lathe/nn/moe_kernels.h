@@ -10,7 +10,8 @@ namespace lathe::nn::kernels {
 void swiglu_forward(const float* h, const float* scale, float* y, int64_t rows, int64_t columns);
 
 /// From dy, the gradient of silu(g) u times what follows it: dscale[r] = Σ_c dy silu(g) u, dh = scale · [dy u silu'(g)
-/// | dy silu(g)], and y = scale silu(g) u again. scale and dscale may be null together; y may be dy or null.
+/// | dy silu(g)], and y = scale silu(g) u again. scale and dscale may be null together; y may be dy or null; dh may be
+/// h.
 void swiglu_backward(const float* h, const float* scale, const float* dy, float* dh, float* y, float* dscale,
                      int64_t rows, int64_t columns);
 
