@@ -3,6 +3,7 @@
 #include "console.h"
 #include "lathe/base/memory.h"
 #include "lathe/cost/advice.h"
+#include "lathe/cost/fit.h"
 #include "lathe/cost/time.h"
 #include "plan_text.h"
 #include "verbs.h"
@@ -12,21 +13,24 @@ namespace lathe::app {
 int run_plan(const CommandLine& line) {
   const recipe::Recipe given = recipe::load(line.recipe, line.overrides, recipe::Purpose::Plan);
   const recipe::ResolvedModel resolved = recipe::resolve_model(given);
-  const int64_t available = available_memory_bytes();
-  const recipe::Recipe settled = cost::settle(given, resolved, available);
+  const int64_t available_bytes = available_memory_bytes();
+  const auto available = static_cast<cost::Amount>(available_bytes);
+  const recipe::Recipe settled = cost::settle(given, resolved, available_bytes);
   const cost::Plan plan = cost::make_plan(settled, resolved);
   const std::optional<double> seconds = cost::estimate_seconds(plan, cost::measured_speed());
-  const std::vector<cost::Change> changes = cost::possible_changes(settled, resolved, plan);
-  const std::optional<int64_t> largest = cost::largest_batch(settled, resolved, static_cast<cost::Amount>(available));
+  const bool fits = plan.memory.peak <= available;
+  Advice advice{cost::possible_changes(settled, resolved, plan), cost::largest_batch(settled, resolved, available), {}};
+  if (!fits) advice.fitting = cost::fitting_change(settled, resolved, available);
   if (line.json) {
     Json json = cost::to_json(plan, seconds);
-    json["available_bytes"] = available;
-    json["fits"] = plan.memory.peak <= static_cast<double>(available);
-    json["largest_batch_size"] = largest ? Json(*largest) : Json(nullptr);
-    json["changes"] = cost::to_json(changes);
+    json["available_bytes"] = available_bytes;
+    json["fits"] = fits;
+    json["largest_batch_size"] = advice.largest_batch ? Json(*advice.largest_batch) : Json(nullptr);
+    json["changes"] = cost::to_json(advice.changes);
+    json["least_change_that_fits"] = advice.fitting ? cost::to_json({*advice.fitting})[0] : Json(nullptr);
     print_result(json.dump() + "\n");
   } else {
-    print_result(plan_text(plan, seconds, available) + advice_text(plan, changes, largest));
+    print_result(plan_text(plan, seconds, available_bytes) + advice_text(plan, advice, available_bytes));
   }
   return 0;
 }

@@ -10,9 +10,11 @@
 namespace lathe::app {
 namespace {
 
+using cost::Amount;
 using cost::bytes_text;
 using cost::count_text;
 
+// Columns: a name, a value, a second value, what is to be said of them.
 std::string row(const std::string& name, const std::string& value, const std::string& note = "") {
   std::string text = "  " + name;
   text.append(text.size() < 18 ? 18 - text.size() : 1, ' ');
@@ -21,16 +23,66 @@ std::string row(const std::string& name, const std::string& value, const std::st
   return text + "\n";
 }
 
+// In powers of two and of ten: "277.7 MiB   291.2 MB".
+std::string memory_row(const std::string& name, Amount bytes, const std::string& note = "") {
+  std::string sizes = bytes_text(bytes);
+  sizes.append(sizes.size() < 12 ? 12 - sizes.size() : 1, ' ').append(unit_text(bytes, "B"));
+  if (!note.empty()) sizes.append(sizes.size() < 24 ? 24 - sizes.size() : 1, ' ').append(note);
+  return row(name, sizes);
+}
+
 // "+25.0 %" of what was `now`.
-std::string difference(cost::Amount then, cost::Amount now) {
+std::string difference(Amount then, Amount now) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%+.1f %%", 100 * (then / now - 1));
   return text.data();
 }
 
-std::string flop_text(cost::Amount flops) {
-  const std::string text = count_text(flops);
-  return text + (text.back() >= 'A' ? "FLOP" : " FLOP");
+std::string flop_row(const std::string& name, Amount flops, const std::string& note = "") {
+  return row(name, unit_text(flops, "FLOP"), note);
+}
+
+std::string flops_text(const cost::Plan& plan, std::optional<double> seconds) {
+  std::string text = flop_row("forward", plan.flops.forward, "2 for each multiply-add of the products, nothing else");
+  text += flop_row("backward", plan.flops.backward);
+  if (plan.flops.recompute > 0) text += flop_row("recompute", plan.flops.recompute);
+  text += flop_row("total", plan.flops.total());
+  text += flop_row("  linear", plan.flops.linear - plan.flops.head);
+  text += flop_row("  head", plan.flops.head);
+  text += flop_row("  adapters", plan.flops.adapter);
+  if (plan.flops.attention > 0)
+    text += flop_row("  attention", plan.flops.attention,
+                     "scores and values; the backward pass computes the scores again: 14 for a textbook's 12");
+  return text + (seconds ? row("time", seconds_text(*seconds), "at the speeds that lathe doctor measured")
+                         : row("time", "unknown", "run lathe doctor once: it measures this machine's speed"));
+}
+
+std::string memory_text(const cost::Plan& plan) {
+  const cost::Plan::Memory& memory = plan.memory;
+  std::string text = memory_row("weights", memory.weights);
+  text += memory_row("  frozen", memory.weights - memory.trained_weights);
+  text += memory_row("  trained", memory.trained_weights,
+                     plan.master_copies ? "float32 master copies, rounded for each product" : "float32");
+  text += memory_row("gradients", memory.gradients);
+  text += memory_row("optimizer", memory.optimizer);
+  if (memory.checkpoint > 0) text += memory_row("checkpoint", memory.checkpoint, "the copy that is written meanwhile");
+  text += memory_row("activations", memory.activations, "kept from forward to backward");
+  for (const auto& [part, amount] : memory.kept) text += memory_row("  " + part, amount);
+  text += memory_row("logits", memory.logits);
+  text += memory_row("peak", memory.peak, "in " + memory.peak_phase + "; the process's own base comes on top");
+  for (const auto& [part, amount] : memory.at_peak) {
+    const bool temporaries = part == "temporaries";
+    if (amount > 0)
+      text += memory_row("  " + part, amount, temporaries ? "gradients of activations, what is computed again" : "");
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string unit_text(Amount amount, const char* unit) {
+  const std::string text = count_text(amount);
+  return text + (text.back() >= 'A' ? "" : " ") + unit;
 }
 
 std::string seconds_text(double seconds) {
@@ -39,10 +91,7 @@ std::string seconds_text(double seconds) {
   return text.data();
 }
 
-}  // namespace
-
 std::string plan_text(const cost::Plan& plan, std::optional<double> seconds, int64_t available_bytes) {
-  const cost::Plan::Memory& memory = plan.memory;
   const std::string policy = config::Codec<recipe::Checkpointing>::write(plan.checkpointing);
   std::string text = "parameters\n";
   text += row("base", count_text(plan.parameters.base));
@@ -53,44 +102,32 @@ std::string plan_text(const cost::Plan& plan, std::optional<double> seconds, int
   text += row("trainable", count_text(plan.parameters.trainable));
   text += "\none optimizer step: " + std::to_string(plan.gradient_accumulation_steps) + " x " +
           std::to_string(plan.batch_size) + " samples of " + std::to_string(plan.max_length) + " tokens\n";
-  text += row("forward", flop_text(plan.flops.forward), "2 for each multiply-add of the products");
-  text += row("backward", flop_text(plan.flops.backward));
-  if (plan.flops.recompute > 0) text += row("recompute", flop_text(plan.flops.recompute));
-  text += row("total", flop_text(plan.flops.total()),
-              "linear " + count_text(plan.flops.linear) + ", adapters " + count_text(plan.flops.adapter) +
-                  ", attention " + count_text(plan.flops.attention));
-  text += seconds ? row("time", seconds_text(*seconds), "at the speeds that lathe doctor measured")
-                  : row("time", "unknown", "run lathe doctor once: it measures this machine's speed");
+  text += flops_text(plan, seconds);
   text += "\nmemory (activation_checkpointing: " + policy + ")\n";
-  text += row("weights", bytes_text(memory.weights));
-  text += row("gradients", bytes_text(memory.gradients));
-  text += row("optimizer", bytes_text(memory.optimizer));
-  if (memory.checkpoint > 0)
-    text += row("checkpoint", bytes_text(memory.checkpoint), "the copy that is written meanwhile");
-  text += row("activations", bytes_text(memory.activations), "kept from forward to backward");
-  for (const auto& [part, amount] : memory.kept) text += row("  " + part, bytes_text(amount));
-  text += row("logits", bytes_text(memory.logits));
-  text += row("peak", bytes_text(memory.peak), "in " + memory.peak_phase + "; the process's own base comes on top");
-  for (const auto& [part, amount] : memory.at_peak)
-    if (amount > 0) text += row("  " + part, bytes_text(amount), part == "activations" ? "with temporaries" : "");
-  const bool fits = memory.peak <= static_cast<double>(available_bytes);
-  text += row("available", bytes_text(static_cast<double>(available_bytes)), fits ? "fits" : "does not fit");
+  text += memory_text(plan);
+  const auto available = static_cast<Amount>(available_bytes);
+  text += memory_row("available", available, plan.memory.peak <= available ? "fits" : "does not fit");
   if (!plan.assumes.empty()) text += "  not trained by Lathe yet; the plan assumes " + plan.assumes + "\n";
   return text;
 }
 
-std::string advice_text(const cost::Plan& plan, const std::vector<cost::Change>& changes,
-                        std::optional<int64_t> largest_batch) {
-  std::string text = "\nwhat one change would do        peak           FLOP\n";
-  for (const cost::Change& change : changes) {
+std::string advice_text(const cost::Plan& plan, const Advice& advice, int64_t available_bytes) {
+  const auto available = static_cast<Amount>(available_bytes);
+  std::string text = "\nwhat one change would do        peak           FLOP  fits\n";
+  for (const cost::Change& change : advice.changes) {
+    const Amount peak = change.plan.memory.peak;
     std::array<char, 96> numbers{};
-    std::snprintf(numbers.data(), numbers.size(), "  %12s %10s %10s  ", bytes_text(change.plan.memory.peak).c_str(),
-                  difference(change.plan.memory.peak, plan.memory.peak).c_str(),
-                  difference(change.plan.flops.total(), plan.flops.total()).c_str());
-    text += numbers.data() + change.overrides + "\n";
+    std::snprintf(numbers.data(), numbers.size(), "  %12s %10s %10s  %-4s  ", bytes_text(peak).c_str(),
+                  difference(peak, plan.memory.peak).c_str(),
+                  difference(change.plan.flops.total(), plan.flops.total()).c_str(), peak <= available ? "yes" : "no");
+    text += numbers.data() + cost::command_line_text(change.overrides) + "\n";
   }
-  text += "largest batch_size that fits: " + (largest_batch ? std::to_string(*largest_batch) : "none") + "\n";
-  return text;
+  text +=
+      "largest batch_size that fits: " + (advice.largest_batch ? std::to_string(*advice.largest_batch) : "none") + "\n";
+  if (plan.memory.peak <= available) return text;
+  if (!advice.fitting) return text + "nothing that a recipe may change makes it fit: a smaller model, or more memory\n";
+  return text + "the least that makes it fit: " + cost::command_line_text(advice.fitting->overrides) + " (" +
+         bytes_text(advice.fitting->plan.memory.peak) + ")\n";
 }
 
 }  // namespace lathe::app

@@ -3,8 +3,7 @@
 
 #include "console.h"
 #include "lathe/base/memory.h"
-#include "lathe/base/text.h"
-#include "lathe/cost/plan.h"
+#include "lathe/cost/fit.h"
 #include "lathe/cost/time.h"
 #include "lathe/train/measure_step.h"
 #include "plan_text.h"
@@ -13,13 +12,66 @@
 namespace lathe::app {
 namespace {
 
-std::string comparison(const char* name, double planned, double measured) {
+std::string comparison(const std::string& name, const std::string& planned, const std::string& measured, double ratio) {
   std::array<char, 128> text{};
-  std::snprintf(text.data(), text.size(), "  %-16s%12s%12s%+9.2f %%\n", name,
-                format_bytes(static_cast<uint64_t>(planned)).c_str(),
-                format_bytes(static_cast<uint64_t>(measured)).c_str(), 100 * (planned / measured - 1));
+  std::snprintf(text.data(), text.size(), "  %-16s%12s%12s%+9.2f %%\n", name.c_str(), planned.c_str(), measured.c_str(),
+                100 * (ratio - 1));
   return text.data();
 }
+
+std::string bytes_row(const std::string& name, cost::Amount planned, int64_t measured_bytes) {
+  const auto measured = static_cast<cost::Amount>(measured_bytes);
+  if (planned == 0 && measured == 0) return "";
+  return comparison(name, cost::bytes_text(planned), cost::bytes_text(measured), planned / measured);
+}
+
+// Where there are experts: the same plan, for the loads that they had.
+struct Comparison {
+  const cost::Plan &plan, &for_loads, &counted;
+  const train::MeasuredStep& measured;
+  std::optional<double> seconds;
+
+  std::string text() const {
+    const cost::Plan::Memory& memory = plan.memory;
+    std::string text = "\nmeasured by real steps       planned    measured    error\n";
+    text += bytes_row("weights", memory.weights, measured.weight_bytes);
+    text += bytes_row("gradients", memory.gradients, measured.gradient_bytes);
+    text += bytes_row("optimizer", memory.optimizer, measured.optimizer_bytes);
+    text += bytes_row("checkpoint", memory.checkpoint, measured.checkpoint_bytes);
+    text += bytes_row("activations", for_loads.memory.activations, measured.activation_bytes);
+    text += bytes_row("peak", memory.peak, measured.peak_bytes);
+    if (!measured.loads.empty()) text += bytes_row("for these loads", for_loads.memory.peak, measured.peak_bytes);
+    text += bytes_row("resident", memory.peak + static_cast<cost::Amount>(measured.start_rss_bytes),
+                      measured.peak_rss_bytes);
+    const auto flops = static_cast<cost::Amount>(measured.flops);
+    text += comparison("operations", unit_text(counted.flops.total(), "FLOP"), unit_text(flops, "FLOP"),
+                       counted.flops.total() / flops);
+    if (seconds)
+      return text +
+             comparison("time", seconds_text(*seconds), seconds_text(measured.seconds), *seconds / measured.seconds);
+    std::array<char, 64> time{};
+    std::snprintf(time.data(), time.size(), "  %-16s%12s%12s\n", "time", "unknown",
+                  seconds_text(measured.seconds).c_str());
+    return text + time.data();
+  }
+
+  Json json() const {
+    return {{"weights", measured.weight_bytes},
+            {"gradients", measured.gradient_bytes},
+            {"optimizer", measured.optimizer_bytes},
+            {"checkpoint", measured.checkpoint_bytes},
+            {"activations", measured.activation_bytes},
+            {"peak", measured.peak_bytes},
+            {"peak_rss", measured.peak_rss_bytes},
+            {"process_base", measured.start_rss_bytes},
+            {"flops_per_step", measured.flops},
+            {"seconds_per_step", measured.seconds},
+            {"planned_for_loads",
+             {{"peak", cost::whole(for_loads.memory.peak)},
+              {"activations", cost::whole(for_loads.memory.activations)},
+              {"flops_per_step", cost::whole(counted.flops.total())}}}};
+  }
+};
 
 }  // namespace
 
@@ -30,42 +82,19 @@ int run_measured_plan(const CommandLine& line) {
   const recipe::Recipe settled = cost::settle(given, resolved, available);
   const cost::Plan plan = cost::require_fit(settled, resolved, available);
   const train::MeasuredStep measured = train::measure_step(settled);
-  // Where there are experts: the plan for the loads that they had.
-  const cost::Plan informed = cost::make_plan(settled, resolved, measured.fullest);
+  const cost::Plan for_loads = cost::make_plan(settled, resolved, measured.loads),
+                   counted = cost::make_plan(settled, resolved, measured.counted_loads);
   const std::optional<double> seconds = cost::estimate_seconds(plan, cost::measured_speed());
+  const Comparison comparison{plan, for_loads, counted, measured, seconds};
   if (line.json) {
     Json json = cost::to_json(plan, seconds);
     json["available_bytes"] = available;
     json["fits"] = true;
-    json["measured"] = {{"peak", measured.peak_bytes},
-                        {"activations", measured.activation_bytes},
-                        {"peak_rss", measured.peak_rss_bytes},
-                        {"process_base", measured.start_rss_bytes},
-                        {"flops_per_step", measured.flops},
-                        {"seconds_per_step", measured.seconds},
-                        {"peak_planned_for_loads", cost::whole(informed.memory.peak)}};
+    json["measured"] = comparison.json();
     print_result(json.dump() + "\n");
     return 0;
   }
-  std::string text = plan_text(plan, seconds, available);
-  text += "\nmeasured by one real step    planned    measured    error\n";
-  text += comparison("activations", plan.memory.activations, static_cast<double>(measured.activation_bytes));
-  text += comparison("peak", plan.memory.peak, static_cast<double>(measured.peak_bytes));
-  if (!measured.fullest.empty())
-    text += comparison("for these loads", informed.memory.peak, static_cast<double>(measured.peak_bytes));
-  text += comparison("resident", plan.memory.peak + static_cast<double>(measured.start_rss_bytes),
-                     static_cast<double>(measured.peak_rss_bytes));
-  std::array<char, 96> operations{}, times{};
-  std::snprintf(operations.data(), operations.size(), "  %-16s%12.6g%12.6g%+9.2f %%\n", "FLOP", plan.flops.total(),
-                static_cast<double>(measured.flops),
-                100 * (plan.flops.total() / static_cast<double>(measured.flops) - 1));
-  if (seconds) {
-    std::snprintf(times.data(), times.size(), "  %-16s%10.3g s%10.3g s%+9.2f %%\n", "time", *seconds, measured.seconds,
-                  100 * (*seconds / measured.seconds - 1));
-  } else {
-    std::snprintf(times.data(), times.size(), "  %-16s%12s%10.3g s\n", "time", "unknown", measured.seconds);
-  }
-  print_result(text + operations.data() + times.data());
+  print_result(plan_text(plan, seconds, available) + comparison.text());
   return 0;
 }
 

@@ -161,7 +161,7 @@ class CommandLineTest(unittest.TestCase):
         self.assertTrue(plan["fits"])
         self.assertGreater(plan["memory_bytes"]["peak"], plan["memory_bytes"]["weights"])
         self.assertFalse(json.loads(self.lathe("plan", recipe, big, "--json").stdout)["fits"])
-        self.refused(4, r"training\.batch_size: the run needs .* are there \(training\.batch_size: \d+", "train", recipe, big, "output.dir=" + self.path("big"))
+        self.refused(4, r"training\.batch_size: the run needs .* are there \(training\.batch_size=\d+ training\.gradient_accumulation_steps=\d+ needs ", "train", recipe, big, "output.dir=" + self.path("big"))
         self.assertFalse(os.path.exists(self.path("big")))
 
     def test_overrides_that_mean_nothing(self):

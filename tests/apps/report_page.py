@@ -60,7 +60,7 @@ class PageTest(unittest.TestCase):
             self.assertEqual(len(sizes), 1, name)
             self.assertTrue(100 < int(sizes[0][0]) <= width and int(sizes[0][1]) > 100, f"{name}: {sizes}")
         memory = re.findall(r'<svg class="stack".*?</svg>', dom)
-        self.assertEqual([bar.count("<rect") for bar in memory], [4, 1] * (len(memory) // 2))
+        self.assertEqual([bar.count("<rect") for bar in memory], [5, 1] * (len(memory) // 2))
         self.assertNotIn("<b>second", dom)
         return dom
 
@@ -79,7 +79,7 @@ class ReportPageTest(PageTest):
             file.write(f"optimizer:\n  lr: {1 / steps}\n")
         with open(os.path.join(path, "run.json"), "w", encoding="utf-8") as file:
             json.dump({"environment": {"threads": "2"}, "planned": {"peak_bytes": 460_000_000},
-                       "planned_peak": {"weights_bytes": 100_000_000, "optimizer_bytes": 60_000_000, "gradients_bytes": 30_000_000, "activations_bytes": 270_000_000},
+                       "planned_peak": {"weights_bytes": 100_000_000, "optimizer_bytes": 60_000_000, "gradients_bytes": 30_000_000, "activations_bytes": 250_000_000, "temporaries_bytes": 20_000_000},
                        "measured": {"peak_bytes": 455_000_000},
                        "adapter_norms": {f"layer.{i}.query": 0.1 * i for i in range(6)}}, file)
         with open(os.path.join(path, "evaluation.json"), "w", encoding="utf-8") as file:

@@ -1,9 +1,10 @@
 """Recipes drawn at random, planned and measured: LATHE=build/release/bin/lathe python3 tests/bench/plan.py [--count 24] [--seed 0] [--threads 1]
 
-Encoders and Mixers of random sizes with random weights; LoRA or all weights; four bits, experts, storage and computation in 16 bits, checkpointing, dropout,
-batch, length and accumulation are mixed. `lathe plan --measure` runs two real steps of each. Prints every error of the planned peak and the whole
-distribution; where there are experts, of the plan for the loads that their routers gave, and of the blind one. Exits 1 when a peak (for these loads) is
-off by more than 5 %, or the operations differ from those that were counted while a step ran.
+Encoders and Mixers of random sizes with random weights; LoRA or all weights, modules saved beside; four bits, storage and computation in 16 bits, experts
+with every router, jitter, capacity and shared experts, checkpointing, dropout, batch, length, accumulation, every optimizer, checkpoints on the way and
+evaluations are mixed. `lathe plan --measure` runs real steps of each. Prints every error of the planned peak and the whole distribution; where there are
+experts, of the plan for the loads that their routers gave, and of the blind one. Exits 1 when a peak (for these loads) is off by more than 5 %, or the
+operations differ from those that were counted while a step ran.
 """
 import argparse
 import json
@@ -39,10 +40,25 @@ def draw_mixer(rng):
 
 
 def draw_experts(rng):
-    moe = {"num_experts": rng.choice([2, 4, 8]), "router": rng.choice(["softmax", "sigmoid", "noisy", "expert_choice", "random"])}
-    moe["top_k"] = rng.choice([1, 2])
-    if moe["top_k"] == 1:
+    moe = {"num_experts": rng.choice([2, 3, 4, 8, 16, 64]), "router": rng.choice(["softmax", "sigmoid", "noisy", "expert_choice", "random"])}
+    moe["top_k"] = rng.choice([1, 2, 2, 4])
+    if moe["top_k"] > moe["num_experts"]:
+        moe["top_k"] = moe["num_experts"]
+    if moe["top_k"] == 1 or rng.random() < 0.3:
         moe["renormalise"] = False
+    if rng.random() < 0.4:
+        moe["capacity_factor"] = rng.choice([0.5, 1, 1.25, 2])
+    if rng.random() < 0.3:
+        moe["shared_experts"] = rng.choice([1, 2])
+    if rng.random() < 0.4:
+        moe["aux_loss_weight"] = rng.choice([0, 0.1])
+    if rng.random() < 0.4:
+        moe["z_loss_weight"] = 0.001
+    if moe["router"] in ("softmax", "sigmoid"):
+        if rng.random() < 0.4:
+            moe["jitter"] = 0.01
+        if rng.random() < 0.4:
+            moe["bias_update_rate"] = 0.001
     return moe
 
 
@@ -56,6 +72,10 @@ def draw_adapter(rng, images, experts):
         adapter["target_modules"] = ["mlp_tokens.fc1"]
     if rng.random() < 0.4:
         adapter["dropout"] = 0.1
+    if rng.random() < 0.3:
+        adapter["modules_to_save"] = rng.choice([["norm"], ["stem.proj"]] if images else [["pooler.dense"], ["word_embeddings"]])
+    elif experts and rng.random() < 0.3:
+        adapter["modules_to_save"] = ["gate"]
     quant = {}
     if rng.random() < 0.5:
         quant = {"type": rng.choice(["nf4", "fp4"]), "double_quant": rng.random() < 0.5, "blocksize": rng.choice([32, 64, 128])}
@@ -77,8 +97,17 @@ def draw(rng):
     # Up to 4096 tokens of a micro-batch: seconds, not minutes.
     batch = rng.randrange(1, max(2, 4096 // length))
     optimizer = {"lr": 0.001, "type": rng.choice(["adamw", "adamw", "adam", "sgd"])}
+    if optimizer["type"] == "sgd" and rng.random() < 0.5:
+        optimizer["momentum"] = 0.9
     training = {"max_steps": 2, "batch_size": batch, "gradient_accumulation_steps": rng.choice([1, 1, 2, 3]), "activation_checkpointing": policy}
-    recipe = {"model": model, "adapter": adapter, "data": {"train": "unused"}, "optimizer": optimizer, "training": training, "output": {"dir": "unused"}}
+    data = {"train": "unused"}
+    if rng.random() < 0.3:
+        data["eval_fraction"] = 0.1
+        if rng.random() < 0.5:
+            training["keep_best"] = {"measure": "accuracy"}
+    if rng.random() < 0.3:
+        training["checkpoint_every_steps"] = 1
+    recipe = {"model": model, "adapter": adapter, "data": data, "optimizer": optimizer, "training": training, "output": {"dir": "unused"}}
     if quant:
         recipe["quant"] = quant
     return recipe
@@ -89,7 +118,9 @@ def in_words(recipe):
     arch = model["arch"]
     words = [arch["model_type"], f"{arch.get('num_blocks', arch.get('num_hidden_layers'))}x{arch['hidden_size']}"]
     if "moe" in model:
-        words.append(f"{model['moe']['router']} {model['moe']['top_k']}/{model['moe']['num_experts']}")
+        moe = model["moe"]
+        marks = [mark for key, mark in (("shared_experts", "shared"), ("capacity_factor", "capacity"), ("jitter", "jitter")) if key in moe]
+        words.append(" ".join([f"{moe['router']} {moe['top_k']}/{moe['num_experts']}", *marks]))
     words.append("all weights" if adapter["type"] == "none" else f"lora {adapter['rank']}" + (" all" if adapter.get("target_modules") == "all-linear" else ""))
     if "quant" in recipe:
         words.append(recipe["quant"]["type"] + ("+" if recipe["quant"]["double_quant"] else ""))
@@ -99,7 +130,13 @@ def in_words(recipe):
     if policy != "none":
         words.append(policy if isinstance(policy, str) else " ".join(f"{key} {value}" for key, value in policy.items()))
     words.append(f"{training['gradient_accumulation_steps']}x{training['batch_size']}" + (f"x{model['max_length']}" if "max_length" in model else ""))
-    words.append(recipe["optimizer"]["type"])
+    if "modules_to_save" in adapter:
+        words.append("saves " + adapter["modules_to_save"][0])
+    words.append(recipe["optimizer"]["type"] + ("+" if "momentum" in recipe["optimizer"] else ""))
+    if "checkpoint_every_steps" in training or "keep_best" in training:
+        words.append("checkpoints")
+    if "eval_fraction" in recipe["data"]:
+        words.append("eval")
     return ", ".join(words)
 
 
@@ -135,11 +172,12 @@ def main():
             plan = measure(recipe, folder, args.threads)
             measured = plan["measured"]
             blind = plan["memory_bytes"]["peak"] / measured["peak"] - 1
-            peak = measured["peak_planned_for_loads"] / measured["peak"] - 1
-            kept = plan["memory_bytes"]["activations"] / measured["activations"] - 1
+            for_loads = measured["planned_for_loads"]
+            peak = for_loads["peak"] / measured["peak"] - 1
+            kept = for_loads["activations"] / measured["activations"] - 1
             seconds = plan["seconds_per_step"]
             time = seconds / measured["seconds_per_step"] - 1 if seconds else None
-            counted = plan["flops_per_step"]["total"] == measured["flops_per_step"]
+            counted = for_loads["flops_per_step"] == measured["flops_per_step"]
             fails = abs(peak) > WITHIN or not counted
             wrong += fails
             peaks.append(peak)
@@ -147,7 +185,7 @@ def main():
             activations.append(kept)
             times += [] if time is None else [time]
             print(f"{100 * peak:+7.2f} %{100 * blind:+8.2f} %{100 * kept:+9.2f} %" + (f"{100 * time:+7.0f} %" if time is not None else "       -") + f"{measured['peak'] / 2**20:8.1f} M  "
-                  f"{in_words(recipe)}" + ("" if counted else f"  {plan['flops_per_step']['total']} operations planned, {measured['flops_per_step']} counted")
+                  f"{in_words(recipe)}" + ("" if counted else f"  {for_loads['flops_per_step']} operations planned, {measured['flops_per_step']} counted")
                   + ("  WRONG" if fails else ""), flush=True)
     distribution("peak", peaks)
     distribution("peak, loads of experts unknown", blinds)

@@ -8,6 +8,7 @@
 
 #include "cost/small_recipe.h"
 #include "expect_error.h"
+#include "lathe/cost/fit.h"
 #include "lathe/cost/time.h"
 #include "temporary_directory.h"
 
@@ -32,23 +33,26 @@ struct Planned {
 std::map<std::string, Plan> changes_of(const Planned& planned) {
   std::map<std::string, Plan> plans;
   for (Change& change : possible_changes(planned.recipe, planned.model, planned.plan))
-    plans.emplace(change.overrides, std::move(change.plan));
+    plans.emplace(command_line_text(change.overrides), std::move(change.plan));
   return plans;
+}
+
+std::vector<std::string> overrides_of(const Planned& planned, const std::string& text) {
+  for (const Change& change : possible_changes(planned.recipe, planned.model, planned.plan))
+    if (command_line_text(change.overrides) == text) return change.overrides;
+  return {};
 }
 
 // Each is the plan of the recipe under these overrides and nothing else.
 TEST(PossibleChanges, ArePlansOfTheRecipeWithThatOverride) {
   const Planned now;
   const auto plans = changes_of(now);
-  for (const char* knob :
-       {"training.activation_checkpointing=elementwise", "training.activation_checkpointing=full",
-        "training.activation_checkpointing={every: 2}", "training.batch_size=6 training.gradient_accumulation_steps=2",
-        "quant.type=nf4", "model.dtype=bfloat16", "adapter.rank=2", "adapter.rank=8", "model.max_length=16"}) {
+  for (const char* knob : {"training.activation_checkpointing=elementwise", "training.activation_checkpointing=full",
+                           "'training.activation_checkpointing={every: 2}'",
+                           "training.batch_size=6 training.gradient_accumulation_steps=2", "quant.type=nf4",
+                           "model.dtype=bfloat16", "adapter.rank=2", "adapter.rank=8", "model.max_length=16"}) {
     ASSERT_TRUE(plans.contains(knob)) << knob;
-    std::vector<std::string> overrides = {knob};
-    if (const size_t space = overrides[0].find(" training"); space != std::string::npos)
-      overrides = {overrides[0].substr(0, space), overrides[0].substr(space + 1)};
-    const Planned changed(overrides);
+    const Planned changed(overrides_of(now, knob));
     EXPECT_EQ(plans.at(knob).memory.peak, changed.plan.memory.peak) << knob;
     EXPECT_EQ(plans.at(knob).flops.total(), changed.plan.flops.total()) << knob;
   }
@@ -66,21 +70,47 @@ TEST(PossibleChanges, AreRankedByTheirPeak) {
 
 TEST(PossibleChanges, OfARunOfAllWeightsHaveAnAdapterAndNoFourBits) {
   const auto plans = changes_of(Planned({"adapter={type: none}"}));
-  EXPECT_TRUE(plans.contains("adapter={type: lora, rank: 8, alpha: 16}"));
+  EXPECT_TRUE(plans.contains("'adapter={type: lora, rank: 8, alpha: 16}'"));
   EXPECT_FALSE(plans.contains("quant.type=nf4"));
 }
 
-TEST(LargestBatch, FitsAndTheNextOneDoesNot) {
-  const Planned now;
-  const auto peak = [&](int64_t size) {
-    return Planned({"training.batch_size=" + std::to_string(size)}).plan.memory.peak;
+// The recipe with the overrides is what was promised, and they are no more than it takes.
+TEST(FittingChange, IsTheFirstCombinationThatFits) {
+  const Planned now({"training.batch_size=8"});
+  const auto words = [&](Amount available) {
+    const auto change = fitting_change(now.recipe, now.model, available);
+    if (!change) return std::string("none");
+    std::vector<std::string> overrides = {"training.batch_size=8"};
+    overrides.insert(overrides.end(), change->overrides.begin(), change->overrides.end());
+    EXPECT_EQ(Planned(overrides).plan.memory.peak, change->plan.memory.peak);
+    EXPECT_LE(change->plan.memory.peak, available);
+    return command_line_text(change->overrides);
   };
-  for (const int64_t size : {1, 2, 3, 17, 500}) {
-    EXPECT_EQ(largest_batch(now.recipe, now.model, peak(size)), size);
-    EXPECT_EQ(largest_batch(now.recipe, now.model, peak(size + 1) - 1), size);
-  }
-  EXPECT_EQ(largest_batch(now.recipe, now.model, peak(1) - 1), std::nullopt);
-  EXPECT_EQ(largest_batch(now.recipe, now.model, 1e30), 1000000000);
+  const auto peak = [](std::vector<std::string> overrides) { return Planned(overrides).plan.memory.peak; };
+  const std::string one = "training.batch_size=1 training.gradient_accumulation_steps=8";
+  EXPECT_EQ(words(now.plan.memory.peak), "");
+  EXPECT_EQ(words(now.plan.memory.peak - 1), "training.batch_size=4 training.gradient_accumulation_steps=2");
+  const Amount single = peak({"training.batch_size=1", "training.gradient_accumulation_steps=8"});
+  EXPECT_EQ(words(single), one);
+  EXPECT_EQ(words(single - 1), one + " training.activation_checkpointing=elementwise");
+  EXPECT_EQ(words(now.plan.memory.weights * 0.9), one + " training.activation_checkpointing=full quant.type=nf4");
+  EXPECT_EQ(words(1000), "none");
+  const Planned all({"adapter={type: none}", "training.batch_size=1"});
+  EXPECT_EQ(command_line_text(fitting_change(all.recipe, all.model, all.plan.memory.weights * 1.5)->overrides),
+            "training.activation_checkpointing=full 'adapter={type: lora, rank: 8, alpha: 16}'");
+}
+
+// What is advised for batch_size: auto may stand beside it.
+TEST(FittingChange, TakesTheGlobalBatchAwayWhereItSetsTheMicroBatch) {
+  const std::vector<std::string> open = {"training.batch_size=auto", "training.global_batch_size=12"};
+  const Planned automatic(open);
+  const recipe::Recipe settled = settle(automatic.recipe, automatic.model, int64_t{1} << 40);
+  const Plan plan = make_plan(settled, automatic.model);
+  const auto change = fitting_change(settled, automatic.model, plan.memory.peak - 1);
+  std::vector<std::string> overrides = open;
+  overrides.insert(overrides.end(), change->overrides.begin(), change->overrides.end());
+  EXPECT_EQ(Planned(overrides).plan.memory.peak, change->plan.memory.peak);
+  EXPECT_THAT(command_line_text(change->overrides), ::testing::EndsWith(" '~training.global_batch_size'"));
 }
 
 // 5e18 weights, 10^9 samples of 2^24 tokens: a right number, in bounded time.

@@ -44,11 +44,11 @@ TEST(DecoderPlan, KeepsLessForAdaptersOfQueryAndValue) {
   EXPECT_EQ(decoder_plan({kLoRA}).memory.activations, T * (L * layer - h - 1 + 2 * h + 2) * kFloatBytes);
 }
 
-// For each layer that is recomputed its input alone; the last one is not.
+// For each layer that is recomputed its input and the generator's state; the last one is not. The layers hold the ids.
 TEST(DecoderPlan, KeepsInputsUnderFullCheckpointing) {
   const Amount layer = 4 * h + 2 * a * d + 2 * k * d + 3 * f + a + 2;
   EXPECT_EQ(decoder_plan({"training.activation_checkpointing=full"}).memory.activations,
-            T * ((L - 1) * h + layer + 2 * h + 2) * kFloatBytes);
+            T * ((L - 1) * h + layer + 2 * h + 2) * kFloatBytes + 3 * T * kIndexBytes + (L - 1) * kGeneratorStateBytes);
 }
 
 // 6 FLOPs for each weight of a product and token; attention: 2 products forward, 5 backward (the scores again).

@@ -1,5 +1,10 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "lathe/recipe/recipe.h"
+
 namespace lathe::cost {
 
 /// LoRA on an encoder of six layers with random weights: no file is read.
@@ -11,5 +16,9 @@ optimizer: {lr: 0.001}
 training: {max_steps: 2, batch_size: 12}
 output: {dir: unused}
 )";
+
+inline recipe::Recipe small_recipe(const std::vector<std::string>& overrides = {}) {
+  return recipe::parse(kSmallRecipe, "recipe.yaml", "/base", overrides);
+}
 
 }  // namespace lathe::cost

@@ -75,7 +75,7 @@ TEST(BalanceLoss, GradientsEqualFiniteDifferencesForNoisyRouters) {
   expect_gradients(
       [&] {
         const Routing routing = router->route(x, {.training = true, .key = 9});
-        return balance_loss(BalanceSums::of(routing, routing), options).view({1});
+        return balance_loss(BalanceSums::of(routing, routing, options), options).view({1});
       },
       {x, router->weight, router->noise_weight});
 }

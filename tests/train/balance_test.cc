@@ -86,7 +86,7 @@ TEST_F(BalanceTest, IsTheSameUnderActivationCheckpointing) {
   const Window window = {{0, 1, 2, 3}, {4, 5, 6, 7}};
   const std::vector<std::string> noisy = {"model.dropout=0.1", "model.moe.jitter=0.1", "model.moe.capacity_factor=1"};
   const Result kept = step(window, noisy, false);
-  EXPECT_GT(kept.metrics.balance->dropped, 0);
+  EXPECT_GT(kept.metrics.balance->dropped.at(0), 0);
   for (const char* policy : {"full", "{every: 2}", "elementwise"}) {
     std::vector<std::string> overrides = noisy;
     overrides.push_back(std::string("training.activation_checkpointing=") + policy);

@@ -1,7 +1,7 @@
 #include "lathe/cost/advice.h"
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
 #include <utility>
 
 #include "lathe/config/bind.h"
@@ -12,6 +12,37 @@ namespace {
 using Kind = recipe::Checkpointing::Kind;
 using recipe::Recipe;
 using recipe::ResolvedModel;
+
+// Of the same optimizer step, in micro-batches of `size`.
+std::vector<std::string> batch_words(const Recipe& recipe, int64_t size, int64_t accumulation) {
+  std::vector<std::string> words = {"training.batch_size=" + std::to_string(size),
+                                    "training.gradient_accumulation_steps=" + std::to_string(accumulation)};
+  if (recipe.training.global_batch_size) words.push_back("~training.global_batch_size");
+  return words;
+}
+
+std::string policy_word(const recipe::Checkpointing& policy) {
+  return "training.activation_checkpointing=" + config::Codec<recipe::Checkpointing>::write(policy);
+}
+
+constexpr const char* kAdapterWord = "adapter={type: lora, rank: 8, alpha: 16}";
+void take_adapter(Recipe& recipe) {
+  recipe.adapter.type = recipe::AdapterType::LoRA;
+  recipe.adapter.rank = 8;
+  recipe.adapter.alpha = 16;
+}
+
+bool may_take_four_bits(const Recipe& recipe, const ResolvedModel& resolved) {
+  return recipe.quant.type == recipe::QuantType::None && !arch::has_four_bit(resolved.match(2));
+}
+
+// Of texts; none below what model.max_length may be.
+std::optional<int64_t> half_length(const ResolvedModel& resolved) {
+  constexpr int64_t kLeast = 3;
+  const int64_t half = resolved.max_length / 2;
+  if (arch::sees_images(resolved.config.arch) || half < kLeast) return std::nullopt;
+  return half;
+}
 
 class Changes {
  public:
@@ -25,11 +56,7 @@ class Changes {
     if (resolved_.adapter) {
       ranks();
     } else {
-      add("adapter={type: lora, rank: 8, alpha: 16}", [](Recipe& recipe) {
-        recipe.adapter.type = recipe::AdapterType::LoRA;
-        recipe.adapter.rank = 8;
-        recipe.adapter.alpha = 16;
-      });
+      add(kAdapterWord, take_adapter);
     }
     lengths();
     std::stable_sort(changes_.begin(), changes_.end(), [](const Change& a, const Change& b) {
@@ -40,7 +67,11 @@ class Changes {
 
  private:
   template <typename Turn>
-  void add(std::string overrides, Turn turn) {
+  void add(std::string override_word, Turn turn) {
+    add(std::vector{std::move(override_word)}, turn);
+  }
+  template <typename Turn>
+  void add(std::vector<std::string> overrides, Turn turn) {
     Recipe changed = recipe_;
     turn(changed);
     Plan plan = make_plan(changed, recipe::resolve_model(changed));
@@ -54,12 +85,8 @@ class Changes {
     const int64_t batch = recipe_.training.batch_size.samples.value_or(1);
     const int64_t accumulation = recipe_.training.gradient_accumulation_steps;
     if (batch % 2 != 0 || accumulation > static_cast<int64_t>(recipe::kMaxCount) / 2) return;
-    add("training.batch_size=" + std::to_string(batch / 2) +
-            " training.gradient_accumulation_steps=" + std::to_string(2 * accumulation),
-        [&](Recipe& recipe) {
-          recipe.training.batch_size.samples = batch / 2;
-          recipe.training.gradient_accumulation_steps = 2 * accumulation;
-        });
+    add(batch_words(recipe_, batch / 2, 2 * accumulation),
+        [&](Recipe& recipe) { recipe = with_batches(recipe, batch / 2, 2 * accumulation); });
   }
 
   void policies() {
@@ -67,19 +94,16 @@ class Changes {
     for (const recipe::Checkpointing& policy :
          {recipe::Checkpointing{Kind::None}, {Kind::Elementwise}, {Kind::Every, 2}, {Kind::Full}}) {
       if (policy.kind == now.kind && policy.count == now.count) continue;
-      add("training.activation_checkpointing=" + config::Codec<recipe::Checkpointing>::write(policy),
-          [&](Recipe& recipe) { recipe.training.activation_checkpointing = policy; });
+      add(policy_word(policy), [&](Recipe& recipe) { recipe.training.activation_checkpointing = policy; });
     }
   }
 
   void storage() {
-    const bool four_bits = recipe_.quant.type != recipe::QuantType::None;
-    const bool stored = arch::has_four_bit(resolved_.match(2));
-    if (four_bits && !stored) {
+    if (recipe_.quant.type != recipe::QuantType::None) {
       add("quant.type=none", [](Recipe& recipe) { recipe.quant = {}; });
       if (!recipe_.quant.double_quant)
         add("quant.double_quant=true", [](Recipe& recipe) { recipe.quant.double_quant = true; });
-    } else if (!stored && resolved_.adapter) {
+    } else if (may_take_four_bits(recipe_, resolved_) && resolved_.adapter) {
       add("quant.type=nf4", [](Recipe& recipe) { recipe.quant.type = recipe::QuantType::Nf4; });
     }
     using recipe::StorageType;
@@ -102,10 +126,9 @@ class Changes {
   }
 
   void lengths() {
-    const int64_t half = resolved_.max_length / 2;
-    constexpr int64_t kLeast = 3;  // model.max_length's
-    if (arch::sees_images(resolved_.config.arch) || half < kLeast) return;
-    add("model.max_length=" + std::to_string(half), [&](Recipe& recipe) { recipe.model.max_length = half; });
+    const std::optional<int64_t> half = half_length(resolved_);
+    if (half)
+      add("model.max_length=" + std::to_string(*half), [&](Recipe& recipe) { recipe.model.max_length = *half; });
   }
 
   const Recipe& recipe_;
@@ -120,33 +143,87 @@ std::vector<Change> possible_changes(const Recipe& recipe, const ResolvedModel& 
   return Changes(recipe, resolved, plan).run();
 }
 
-std::optional<int64_t> largest_batch(const Recipe& recipe, const ResolvedModel& resolved, Amount available_bytes) {
-  const auto peak = [&](int64_t size) {
-    Recipe candidate = recipe;
-    candidate.training.batch_size.samples = size;
-    return make_plan(candidate, resolved).memory.peak;
+std::optional<Change> fitting_change(const Recipe& recipe, const ResolvedModel& resolved, Amount available_bytes) {
+  Recipe base = recipe;
+  std::string policy, adapter, quant, length;
+  const int64_t batch = recipe.training.batch_size.samples.value_or(1);
+  const int64_t accumulation = recipe.training.gradient_accumulation_steps;
+  const std::vector<int64_t> sizes = divisors(batch);
+  const auto in_pieces = [&](int64_t size) -> std::optional<Recipe> {
+    if (batch / size > static_cast<int64_t>(recipe::kMaxCount) / accumulation) return std::nullopt;
+    return with_batches(base, size, accumulation * (batch / size));
   };
-  const Amount least = peak(1);
-  if (least > available_bytes) return std::nullopt;
-  // The peak is nearly a line in the size: aim along it; where it is not, halve what is left.
-  constexpr int kAimed = 8;
-  int64_t fits = 1, exceeds = static_cast<int64_t>(recipe::kMaxCount) + 1, guess = 2;
-  for (int step = 0; exceeds - fits > 1; ++step) {
-    const Amount bytes = peak(guess);
-    (bytes <= available_bytes ? fits : exceeds) = guess;
-    const Amount slope = (bytes - least) / static_cast<Amount>(guess - 1);
-    const Amount aim = slope > 0 ? 1 + std::floor((available_bytes - least) / slope) : recipe::kMaxCount;
-    guess =
-        step < kAimed && aim < static_cast<Amount>(exceeds) ? static_cast<int64_t>(aim) : fits + (exceeds - fits) / 2;
-    guess = std::clamp(guess, fits + 1, std::max(fits + 1, exceeds - 1));
+  const auto found = [&]() -> std::optional<Change> {
+    const ResolvedModel model = recipe::resolve_model(base);
+    const auto exceeds = [&](int64_t size) {
+      const std::optional<Recipe> pieces = in_pieces(size);
+      return pieces && make_plan(*pieces, model).memory.peak > available_bytes;
+    };
+    const auto size = std::partition_point(sizes.begin(), sizes.end(), exceeds);
+    if (size == sizes.end() || !in_pieces(*size)) return std::nullopt;
+    std::vector<std::string> words;
+    if (*size != batch) words = batch_words(recipe, *size, accumulation * (batch / *size));
+    for (const std::string* word : {&policy, &adapter, &quant, &length})
+      if (!word->empty()) words.push_back(*word);
+    return Change{std::move(words), make_plan(*in_pieces(*size), model)};
+  };
+  if (auto change = found()) return change;
+  const Kind now = base.training.activation_checkpointing.kind;
+  for (const Kind kind : {Kind::Elementwise, Kind::Full}) {
+    if (now == Kind::Full || now == kind) continue;
+    base.training.activation_checkpointing = {kind};
+    policy = policy_word({kind});
+    if (auto change = found()) return change;
   }
-  return fits;
+  if (!resolved.adapter) {
+    take_adapter(base);
+    adapter = kAdapterWord;
+    if (auto change = found()) return change;
+  }
+  if (may_take_four_bits(base, resolved)) {
+    base.quant.type = recipe::QuantType::Nf4;
+    quant = "quant.type=nf4";
+    if (auto change = found()) return change;
+  }
+  while (const std::optional<int64_t> half = half_length(recipe::resolve_model(base))) {
+    base.model.max_length = *half;
+    length = "model.max_length=" + std::to_string(*half);
+    if (auto change = found()) return change;
+  }
+  return std::nullopt;
+}
+
+std::vector<int64_t> divisors(int64_t number) {
+  std::vector<int64_t> found;
+  for (int64_t small = 1; small * small <= number; ++small) {
+    if (number % small != 0) continue;
+    found.push_back(small);
+    if (small * small != number) found.push_back(number / small);
+  }
+  std::sort(found.begin(), found.end(), std::greater<>());
+  return found;
+}
+
+recipe::Recipe with_batches(recipe::Recipe recipe, int64_t batch_size, int64_t accumulation) {
+  recipe.training.batch_size.samples = batch_size;
+  recipe.training.gradient_accumulation_steps = accumulation;
+  return recipe;
+}
+
+std::string command_line_text(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) {
+    const bool plain = word.find_first_of(" {}[]~*?$'\"") == std::string::npos;
+    text += (text.empty() ? "" : " ") + (plain ? word : "'" + word + "'");
+  }
+  return text;
 }
 
 Json to_json(const std::vector<Change>& changes) {
   Json list = Json::array();
   for (const Change& change : changes) {
-    list.push_back({{"change", change.overrides},
+    list.push_back({{"change", command_line_text(change.overrides)},
+                    {"overrides", change.overrides},
                     {"peak", whole(change.plan.memory.peak)},
                     {"flops_per_step", whole(change.plan.flops.total())},
                     {"trainable", whole(change.plan.parameters.trainable)}});

@@ -10,7 +10,7 @@ namespace lathe::cost {
 
 /// One change of a recipe, as overrides that the command line takes, and the plan that it leads to.
 struct Change {
-  std::string overrides;  ///< "quant.type=nf4"
+  std::vector<std::string> overrides;  ///< {"quant.type=nf4"}
   Plan plan;
 };
 
@@ -21,9 +21,19 @@ struct Change {
 std::vector<Change> possible_changes(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                                      const Plan& plan);
 
-/// The largest batch_size, up to 10^9, whose plan keeps within `available_bytes`; none when one sample does not.
-std::optional<int64_t> largest_batch(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
+/// What a settled recipe would need least to keep within `available_bytes`: a combination of the same knobs, turned in
+/// this order as far as it takes: smaller micro-batches in more accumulation, checkpointing elementwise, in full, an
+/// adapter, four bits, shorter texts. None when all of them together do not fit.
+std::optional<Change> fitting_change(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
                                      Amount available_bytes);
+
+/// All of them, the largest first.
+std::vector<int64_t> divisors(int64_t number);
+
+recipe::Recipe with_batches(recipe::Recipe recipe, int64_t batch_size, int64_t accumulation);
+
+/// Overrides as a shell takes them: quoted where it would split or expand them.
+std::string command_line_text(const std::vector<std::string>& words);
 
 /// Of each change its overrides, and peak, operations and trainable weights under it.
 Json to_json(const std::vector<Change>& changes);

@@ -10,7 +10,7 @@ namespace lathe::cost {
 /// bound that any product of sizes meets. They become text and integers here alone, so that nothing overflows.
 using Amount = double;
 
-inline constexpr Amount kFloatBytes = 4;
+inline constexpr Amount kFloatBytes = 4, kIndexBytes = 8;
 
 /// "1.5 GiB"; from 1024 YiB on in powers of ten: "1.2e+31 B".
 std::string bytes_text(Amount bytes);

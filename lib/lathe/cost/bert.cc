@@ -41,7 +41,8 @@ class BertLayerCost {
     ledger_.enter(arch_.experts ? Site::Experts : Site::Mlp);
     if (arch_.experts) {
       const Value mixed =
-          experts(ledger_, attended, model_.experts(path + ".moe", index, arch_.hidden_size, arch_.intermediate_size));
+          experts(ledger_, attended,
+                  model_.experts(path + ".moe", index, arch_.hidden_size, arch_.intermediate_size, training_));
       const Value dropped = cost::dropout(ledger_, mixed, dropout);
       Value sum = ledger_.tensor(dropped.rows, dropped.columns);
       ledger_.record(sum, {&dropped, &attended}, false, [](const Buffer& grad) {
@@ -89,10 +90,11 @@ Value forward(Ledger& ledger, const TrainedModel& model, const arch::BertArch& a
                       !model.module("bert.embeddings.position_embeddings").trains &&
                       !model.module("bert.embeddings.token_type_embeddings").trains;
   const auto embed = [&] { return embeddings(ledger, model, arch, batch, dropped); };
+  const Buffer ids = ledger.allocate(3 * batch.rows() * kIndexBytes);
   const Value embedded = frozen ? ledger.without_gradient(embed) : embed();
   const auto layer = std::make_shared<const BertLayerCost>(ledger, model, arch, batch, training);
   const Value encoded = run_layers(ledger, embedded, arch.num_hidden_layers, policy,
-                                   [layer](int64_t index, const Value& x) { return layer->run(index, x); });
+                                   [layer, ids](int64_t index, const Value& x) { return layer->run(index, x); });
   ledger.enter(Site::Head);
   const Value pooled = tanh(ledger, linear(ledger, encoded, model.linear("bert.pooler.dense")));
   const bool head_dropped = training && arch.classifier_dropout.value_or(arch.hidden_dropout) > 0;

@@ -75,11 +75,12 @@ Value forward(Ledger& ledger, const TrainedModel& model, const arch::DecoderArch
               bool /*training*/, const recipe::Checkpointing& policy) {
   const ModuleCost table = model.module("model.embed_tokens");
   ledger.enter(Site::Embeddings);
+  const Buffer ids = ledger.allocate(3 * batch.rows() * kIndexBytes);
   const Value embedded = embedding(ledger, batch.rows(), static_cast<Amount>(arch.vocab_size),
                                    static_cast<Amount>(arch.hidden_size), table, model.storage());
   const auto layer = std::make_shared<const DecoderLayerCost>(ledger, model, arch, batch);
   const Value y = run_layers(ledger, embedded, arch.num_hidden_layers, policy,
-                             [layer](int64_t index, const Value& x) { return layer->run(index, x); });
+                             [layer, ids](int64_t index, const Value& x) { return layer->run(index, x); });
   ledger.enter(Site::Head);
   LinearCost head = model.linear("lm_head");
   if (arch.tied) {

@@ -1,12 +1,9 @@
 #include <algorithm>
-#include <cmath>
 
 #include "lathe/cost/ops.h"
 
 namespace lathe::cost {
 namespace {
-
-constexpr Amount kIndexBytes = 8, kDoubleBytes = 8;
 
 // One pass over the assignments through a matrix of `columns` on the side of the hidden features.
 Amount product(const ExpertsCost& cost, Amount assignments, Amount columns) {
@@ -51,11 +48,10 @@ void add_adapter_gradients(Ledger& ledger, const ExpertsCost& cost) {
 
 // All of them are written before the first is added to one that is there.
 void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
-  const Amount E = cost.num_experts, D = cost.in_features, F = cost.hidden_features;
+  const Amount E = cost.num_experts(), D = cost.in_features, F = cost.hidden_features;
   const auto add = [&](const char* name, Amount elements) {
     ledger.add_gradient(cost.path + "." + name, elements * kFloatBytes);
   };
-  add("gate.weight", cost.router_matrices * E * D);
   add("experts.up_proj", E * cost.up_features() * D);
   add("experts.down_proj", E * D * F);
   if (cost.gated) return;
@@ -63,18 +59,14 @@ void add_gradients(Ledger& ledger, const ExpertsCost& cost) {
   add("experts.down_proj_bias", E * D);
 }
 
-Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
-  const Amount D = cost.in_features, F = cost.hidden_features, E = cost.num_experts;
-  const Amount share = x.rows * cost.top_k / E, mean = cost.whole_shares ? std::min(x.rows, std::ceil(share)) : share;
-  const Amount assignments = mean * E;
-  const Amount of_expert = std::min(x.rows, cost.fullest * mean);  // a token comes to an expert once
-  const Amount routing = cost.router_matrices * 2 * x.rows * D * E;
-  ledger.count(Part::Linear, routing + products(cost, assignments));
+Value run_experts(Ledger& ledger, const Value& x, const RoutingCost& routing, const ExpertsCost& cost) {
+  const Amount D = cost.in_features, F = cost.hidden_features, E = cost.num_experts();
+  const Amount assignments = routing.assignments;
+  const Amount of_expert = routing.fullest;
+  ledger.count(Part::Linear, products(cost, assignments));
   ledger.count(Part::Adapter, 2 * assignments / E * cost.adapter_parameters());
-  // Logits, scores and their logarithms in float64; tokens, experts and gates of the assignments, sorted and not.
-  const Buffer router = ledger.allocate(x.rows * E * (2 * kFloatBytes + kDoubleBytes) +
-                                        assignments * (4 * kIndexBytes + 3 * kFloatBytes));
-  ledger.keep_decision(assignments * kIndexBytes);
+  const Buffer sorted = ledger.allocate(assignments * 2 * kIndexBytes);
+  const Buffer gates = ledger.allocate(assignments * kFloatBytes);
   const Saved input(ledger, x);
   const Value h = ledger.tensor(assignments, cost.up_features());
   Value y = ledger.tensor(x.rows, D);
@@ -82,18 +74,20 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
     const Buffer passing = ledger.allocate(of_expert * (D + (cost.gated ? 1 : 2) * F) * kFloatBytes +
                                            converted_bytes(cost, of_expert) + masked_bytes(cost, of_expert));
   }
-  ledger.record(y, {&x}, cost.trains || cost.adapter_parameters() > 0,
-                [&ledger, cost, router, input, h = h.buffer, routing, assignments, of_expert,
-                 wants_dx = x.needs_gradient(), elements = x.elements()](const Buffer&) mutable {
+  ledger.record(y, {&x, &routing.gate}, cost.trains || cost.adapter_parameters() > 0,
+                [&ledger, cost, sorted, gates, gate = routing.gate.buffer, input, h = h.buffer, assignments, of_expert,
+                 wants_dx = x.needs_gradient(), wants_dgates = routing.gate.needs_gradient(),
+                 elements = x.elements()](const Buffer&) mutable {
                   const Amount D = cost.in_features, F = cost.hidden_features, H = cost.up_features();
+                  const Amount E = cost.num_experts();
                   const Buffer x = input.unpack();
                   Buffer dx = wants_dx ? ledger.allocate(elements * kFloatBytes) : nullptr;
-                  const Buffer dgates = ledger.allocate(assignments * kFloatBytes);
+                  Buffer dgates = wants_dgates ? ledger.allocate(assignments * kFloatBytes) : nullptr;
                   // The first product is overwritten by its gradient, or moves into the room of its weight's.
-                  const bool moves = cost.trains && 2 * assignments <= cost.num_experts * D;
-                  Buffer up = ledger.allocate(cost.trains ? cost.num_experts * D * H * kFloatBytes : 0);
+                  const bool moves = cost.trains && 2 * assignments <= E * D;
+                  Buffer up = ledger.allocate(cost.trains ? E * D * H * kFloatBytes : 0);
                   if (moves) h.reset();
-                  const Amount written = (cost.trains ? cost.num_experts * D * F : 0) + cost.adapter_parameters();
+                  const Amount written = (cost.trains ? E * D * F : 0) + cost.adapter_parameters();
                   {
                     const Amount columns = D + (cost.gated ? 1 : 2) * F + (moves ? H : 0);
                     const Buffer passing =
@@ -105,12 +99,11 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
                   add_adapter_gradients(ledger, cost);
                   // x A again, dy B twice, the gradients of A, B and x; the last without what leads to x.
                   const Amount passes = 3 * cost.adapter_parameters() - (wants_dx ? 0 : up_parameters(cost));
-                  ledger.count(Part::Adapter, 2 * assignments / cost.num_experts * passes);
+                  ledger.count(Part::Adapter, 2 * assignments / E * passes);
                   // The gradients of activations, and those of weights.
-                  ledger.count(Part::Linear, (wants_dx ? 1 : 0) * routing + (cost.trains ? routing : 0));
                   ledger.count(Part::Linear, wants_dx ? products(cost, assignments) : product(cost, assignments, F));
                   if (cost.trains) ledger.count(Part::Linear, products(cost, assignments));
-                  return std::vector<Buffer>{std::move(dx)};
+                  return std::vector<Buffer>{std::move(dx), std::move(dgates)};
                 });
   return y;
 }
@@ -118,7 +111,8 @@ Value routed(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
 }  // namespace
 
 Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost) {
-  const Value mixed = routed(ledger, x, cost);
+  const RoutingCost routing = route(ledger, x, cost);
+  const Value mixed = run_experts(ledger, x, routing, cost);
   if (cost.shared.empty()) return mixed;
   const Value shared = linear(ledger, linear_gelu(ledger, x, cost.shared[0]), cost.shared[1]);
   Value y = ledger.tensor(mixed.rows, mixed.columns);

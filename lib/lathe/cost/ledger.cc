@@ -4,18 +4,25 @@
 #include <utility>
 
 namespace lathe::cost {
-Allocation::Allocation(Ledger& ledger, Amount bytes) : ledger_(ledger), bytes_(bytes), site_(ledger.site_) {
+Allocation::Allocation(Ledger& ledger, Amount bytes)
+    : ledger_(ledger),
+      bytes_(bytes),
+      site_(ledger.site_),
+      temporary_(ledger.pass_ != Pass::Forward && site_ != Site::Gradients) {
   ledger_.live_ += bytes_;
   ledger_.live_at_[static_cast<size_t>(site_)] += bytes_;
   ledger_.written_ += bytes_;
+  if (temporary_) ledger_.temporaries_ += bytes_;
   if (ledger_.live_ <= ledger_.peak_) return;
   ledger_.peak_ = ledger_.live_;
   ledger_.peak_phase_ = ledger_.phase_;
   ledger_.peak_gradients_ = ledger_.gradient_bytes_;
+  ledger_.peak_temporaries_ = ledger_.temporaries_;
 }
 
 Allocation::~Allocation() {
   ledger_.live_ -= bytes_;
+  if (temporary_) ledger_.temporaries_ -= bytes_;
   ledger_.live_at_[static_cast<size_t>(site_)] -= bytes_;
 }
 
@@ -41,6 +48,7 @@ void Ledger::record(Value& output, const std::vector<const Value*>& inputs, bool
   for (const Value* input : inputs) output.node->inputs.push_back(input->node);
   output.node->backward = std::move(backward);
   output.node->order = num_nodes_++;
+  output.node->site = site_;
 }
 
 void Ledger::add_gradient(const std::string& parameter, Amount bytes) {
@@ -56,9 +64,11 @@ void Ledger::backward(const Value& output, Buffer grad) {
   const Pass outer = std::exchange(pass_, Pass::Backward);
   // Nodes in the order of their making, last first: a node is reached after everything that used its output.
   std::map<int64_t, std::shared_ptr<Node>> ready = {{-output.node->order, output.node}};
+  for (auto& node : std::exchange(objectives_, {})) ready.emplace(-node->order, std::move(node));
   while (!ready.empty()) {
     const std::shared_ptr<Node> node = ready.extract(ready.begin()).mapped();
     Buffer incoming = std::exchange(node->grad, nullptr);
+    site_ = node->site;
     std::vector<Buffer> grads = node->backward(incoming);
     node->backward = nullptr;
     incoming.reset();
@@ -76,28 +86,43 @@ void Ledger::backward(const Value& output, Buffer grad) {
 Value Ledger::checkpoint(const Value& x, const std::function<Value(const Value&)>& fn) {
   if (!gradients_on_) return fn(x);
   trains_ = false;
-  in_checkpoint_ = true;
+  const Buffer generator_state = allocate(kGeneratorStateBytes);
+  decisions_ = {std::make_shared<std::vector<Buffer>>()};
   Value output = without_gradient([&] { return fn(x); });
-  in_checkpoint_ = false;
-  record(output, {&x}, trains_, [this, x, fn, decisions = std::exchange(decisions_, {})](const Buffer& grad) {
-    Value input{x.rows, x.columns, x.buffer};
-    Buffer result;
-    if (x.needs_gradient()) {
-      input.node = std::make_shared<Node>();
-      input.node->order = -1;  // after all others
-      input.node->backward = [&result](const Buffer& collected) {
-        result = collected;
-        return std::vector<Buffer>();
-      };
-    }
-    const Pass outer = std::exchange(pass_, Pass::Recompute);
-    Value again = fn(input);
-    pass_ = outer;
-    again.buffer.reset();
-    backward(again, grad);
-    return std::vector<Buffer>{result};
-  });
+  record(output, {&x}, trains_,
+         [this, x, fn, generator_state, decided = std::exchange(decisions_, {})](const Buffer& grad) {
+           Value input{x.rows, x.columns, x.buffer};
+           Buffer result;
+           if (x.needs_gradient()) {
+             input.node = std::make_shared<Node>();
+             input.node->order = -1;  // after all others
+             input.node->backward = [&result](const Buffer& collected) {
+               result = collected;
+               return std::vector<Buffer>();
+             };
+           }
+           const Pass outer = std::exchange(pass_, Pass::Recompute);
+           decisions_ = {decided.values, /*replaying=*/true};
+           Value again = fn(input);
+           decisions_ = {};
+           pass_ = outer;
+           again.buffer.reset();
+           backward(again, grad);
+           return std::vector<Buffer>{result};
+         });
   return output;
+}
+
+Buffer Ledger::decide_once(const std::function<Buffer()>& f) {
+  if (decisions_.values == nullptr) return f();
+  if (!decisions_.replaying) decisions_.values->push_back(f());
+  return decisions_.values->at(decisions_.next++);
+}
+
+void Ledger::add_objective(const Value& loss) {
+  if (!loss.needs_gradient()) return;
+  loss.node->grad = allocate(0);
+  objectives_.push_back(loss.node);
 }
 
 Value Ledger::without_gradient(const std::function<Value()>& fn) {

@@ -11,9 +11,9 @@
 
 namespace lathe::cost {
 
-/// What floating-point operations are spent on.
-enum class Part { Linear, Adapter, Attention };
-constexpr size_t kNumParts = 3;
+/// What floating-point operations are spent on. What is counted as Linear while the head works is the head's.
+enum class Part { Linear, Adapter, Attention, Head };
+constexpr size_t kNumParts = 4;
 
 /// Where in a step they are spent.
 enum class Pass { Forward, Recompute, Backward };
@@ -22,6 +22,9 @@ constexpr size_t kNumPasses = 3;
 /// The part of a model that works: what lives is also counted by it.
 enum class Site { Embeddings, Attention, TokenMixing, ChannelMixing, Mlp, Experts, Head, Gradients };
 constexpr size_t kNumSites = 8;
+
+/// Of LibTorch's default generator.
+inline constexpr Amount kGeneratorStateBytes = 5056;
 
 class Ledger;
 
@@ -38,6 +41,7 @@ class Allocation {
   Ledger& ledger_;
   Amount bytes_;
   Site site_;
+  bool temporary_;  ///< made in the backward pass
 };
 using Buffer = std::shared_ptr<const Allocation>;
 
@@ -47,6 +51,7 @@ struct Node {
   std::vector<std::shared_ptr<Node>> inputs;
   std::function<std::vector<Buffer>(const Buffer& grad)> backward;
   int64_t order = 0;
+  Site site{};
   Buffer grad{};  ///< collected so far
 };
 
@@ -82,7 +87,10 @@ class Ledger {
   Buffer allocate(Amount bytes);
   /// A float32 tensor.
   Value tensor(Amount rows, Amount columns);
-  void count(Part part, Amount flops) { flops_[static_cast<size_t>(pass_)][static_cast<size_t>(part)] += flops; }
+  void count(Part part, Amount flops) {
+    const Part spent = part == Part::Linear && site_ == Site::Head ? Part::Head : part;
+    flops_[static_cast<size_t>(pass_)][static_cast<size_t>(spent)] += flops;
+  }
 
   /// Makes `output` the result of an operator with these inputs, if any of them needs a gradient and gradients are on;
   /// `trains`: parameters of the operator do.
@@ -93,12 +101,12 @@ class Ledger {
   /// From the loss to the parameters; frees what was saved.
   void backward(const Value& output, Buffer grad);
 
-  /// x -> fn(x), nothing kept but x; fn runs again in the backward pass.
+  /// x -> fn(x), nothing kept but x and the generator's state; fn runs again in the backward pass.
   Value checkpoint(const Value& x, const std::function<Value(const Value&)>& fn);
-  /// What nn::decide_once() keeps of a region that will run again.
-  void keep_decision(Amount bytes) {
-    if (in_checkpoint_) decisions_.push_back(allocate(bytes));
-  }
+  /// nn::decide_once(): f(), and in a region's second run what it gave in the first.
+  Buffer decide_once(const std::function<Buffer()>& f);
+  /// `loss` is part of the objective besides the output from which backward() starts.
+  void add_objective(const Value& loss);
   /// Runs fn without recording.
   Value without_gradient(const std::function<Value()>& fn);
   bool gradients_on() const { return gradients_on_; }
@@ -118,6 +126,8 @@ class Ledger {
   const std::string& peak_phase() const { return peak_phase_; }
   /// Of the peak: the gradients of parameters.
   Amount peak_gradient_bytes() const { return peak_gradients_; }
+  /// Of the peak: what the backward pass made besides, gradients of activations and what it computed again.
+  Amount peak_temporary_bytes() const { return peak_temporaries_; }
   Amount gradient_bytes() const { return gradient_bytes_; }
   Amount largest_gradient_bytes() const;
   void drop_gradients() {
@@ -129,6 +139,7 @@ class Ledger {
  private:
   friend class Allocation;
   Amount live_ = 0, peak_ = 0, written_ = 0, gradient_bytes_ = 0, peak_gradients_ = 0;
+  Amount temporaries_ = 0, peak_temporaries_ = 0;
   std::array<Amount, kNumSites> live_at_{};
   Site site_ = Site::Embeddings;
   std::string phase_, peak_phase_;
@@ -138,8 +149,12 @@ class Ledger {
   int64_t num_nodes_ = 0;
   bool gradients_on_ = true;
   bool elementwise_ = false;
-  bool in_checkpoint_ = false;
-  std::vector<Buffer> decisions_;
+  struct Decisions {
+    std::shared_ptr<std::vector<Buffer>> values{};  ///< null: outside of regions
+    bool replaying = false;
+    size_t next = 0;
+  } decisions_;
+  std::vector<std::shared_ptr<Node>> objectives_;
   bool trains_ = false;  ///< whether a parameter of an operator since the last checkpoint() began trains
 };
 

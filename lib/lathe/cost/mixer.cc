@@ -91,7 +91,7 @@ class BlockPass {
   Amount samples_, channels_;
 };
 
-std::vector<MixerBlockCost> blocks_of(const TrainedModel& model, const arch::MixerArch& arch) {
+std::vector<MixerBlockCost> blocks_of(const TrainedModel& model, const arch::MixerArch& arch, bool training) {
   std::vector<MixerBlockCost> blocks;
   for (int64_t index = 0; index < arch.num_blocks; ++index) {
     const std::string path = "blocks." + std::to_string(index);
@@ -102,7 +102,7 @@ std::vector<MixerBlockCost> blocks_of(const TrainedModel& model, const arch::Mix
     block.tokens_fc1 = model.linear(path + ".mlp_tokens.fc1");
     block.tokens_fc2 = model.linear(path + ".mlp_tokens.fc2");
     if (arch.experts) {
-      block.experts = model.experts(path + ".moe", index, arch.hidden_size, arch.channels_hidden_size);
+      block.experts = model.experts(path + ".moe", index, arch.hidden_size, arch.channels_hidden_size, training);
     } else {
       block.channels_fc1 = model.linear(path + ".mlp_channels.fc1");
       block.channels_fc2 = model.linear(path + ".mlp_channels.fc2");
@@ -136,12 +136,12 @@ Value mixer_block(Ledger& ledger, const Value& x, const MixerBlockCost& block, A
   return BlockPass(ledger, block, num_samples).run(x);
 }
 
-Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch,
-              bool /*training*/, const recipe::Checkpointing& policy) {
+Value forward(Ledger& ledger, const TrainedModel& model, const arch::MixerArch& arch, const Batch& batch, bool training,
+              const recipe::Checkpointing& policy) {
   ledger.enter(Site::Embeddings);
   const Buffer pixels = ledger.allocate(batch.num_samples * kFloatBytes *
                                         static_cast<Amount>(arch.num_channels * arch.image_height * arch.image_width));
-  const auto blocks = std::make_shared<const std::vector<MixerBlockCost>>(blocks_of(model, arch));
+  const auto blocks = std::make_shared<const std::vector<MixerBlockCost>>(blocks_of(model, arch, training));
   const Value mixed = run_layers(ledger, stem(ledger, model, arch, batch), arch.num_blocks, policy,
                                  [&ledger, blocks, samples = batch.num_samples](int64_t index, const Value& x) {
                                    return mixer_block(ledger, x, (*blocks)[static_cast<size_t>(index)], samples);

@@ -18,15 +18,24 @@ Storage storage_of(recipe::StorageType type) {
   return type == recipe::StorageType::BFloat16 ? Storage::BFloat16 : Storage::Float32;
 }
 
+// As new routers that choose by scores usually spread tokens. Of a capacity, no more is dropped than must be: more
+// would only cost less.
+ExpertLoad usual_load(const arch::MlpExperts& shape) {
+  constexpr Amount kUsualFullest = 1.5;
+  const bool limited = shape.capacity_factor > 0;
+  return {shape.router == arch::MlpExperts::Router::ExpertChoice ? 1 : kUsualFullest,
+          limited ? std::max(0.0, 1 - shape.capacity_factor) : 0};
+}
+
 }  // namespace
 
 TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
-                           std::vector<Amount> fullest)
+                           std::vector<ExpertLoad> loads)
     : arch_(resolved.config.arch),
       num_labels_(std::max<int64_t>(2, static_cast<int64_t>(resolved.labels.size()))),
       all_train_(!resolved.adapter),
       quant_(recipe.quant),
-      fullest_(std::move(fullest)) {
+      loads_(std::move(loads)) {
   const arch::CheckpointMatch match = resolved.match(num_labels_);
   const recipe::Precision precision =
       recipe::resolve_precision(resolved.stored_dtype(recipe.model.dtype), recipe.model.compute, match);
@@ -68,23 +77,23 @@ void TrainedModel::add_target(const arch::Target& target) {
   adapter_ += rank * num_experts * static_cast<Amount>(target.linear.in_features + target.linear.out_features);
 }
 
-ExpertsCost TrainedModel::experts(const std::string& path, int64_t layer, int64_t in_features,
-                                  int64_t hidden_features) const {
-  const arch::MlpExperts& shape = *arch::mlp_experts(arch_);
-  const bool trained = trains(path + ".experts");
-  ExpertsCost cost{path,
-                   static_cast<Amount>(shape.num_experts),
-                   static_cast<Amount>(shape.top_k),
-                   static_cast<Amount>(in_features),
-                   static_cast<Amount>(hidden_features),
-                   trained};
+ExpertsCost TrainedModel::experts(const std::string& path, int64_t layer, int64_t in_features, int64_t hidden_features,
+                                  bool training) const {
+  ExpertsCost cost{path, *arch::mlp_experts(arch_)};
+  cost.load = usual_load(cost.shape);
+  if (static_cast<size_t>(layer) < loads_.size()) cost.load = loads_[static_cast<size_t>(layer)];
+  cost.in_features = static_cast<Amount>(in_features);
+  cost.hidden_features = static_cast<Amount>(hidden_features);
+  cost.trains = trains(path + ".experts");
+  cost.router_trains = trains(path + ".gate");
+  cost.training = training;
   const auto storage = [&](const char* projection) {
-    if (trained) return Storage::Float32;
+    if (cost.trains) return Storage::Float32;
     return is_quantised(path + kExperts + projection) ? Storage::FourBit : storage_;
   };
   cost.up_storage = storage("up_proj");
   cost.down_storage = storage("down_proj");
-  cost.compute = trained ? Storage::Float32 : compute_;
+  cost.compute = cost.trains ? Storage::Float32 : compute_;
   cost.adapter_dropout = adapter_dropout_;
   const auto ranks = [&](const char* projection) {
     const auto found = expert_ranks_.find(path + "." + projection);
@@ -92,23 +101,20 @@ ExpertsCost TrainedModel::experts(const std::string& path, int64_t layer, int64_
   };
   cost.up_ranks = ranks("up_proj");
   cost.down_ranks = ranks("down_proj");
-  using Router = arch::MlpExperts::Router;
-  cost.router_matrices = shape.router == Router::Noisy ? 2 : shape.router == Router::Random ? 0 : 1;
-  cost.whole_shares = shape.router == Router::ExpertChoice;
-  if (cost.whole_shares) cost.fullest = 1;
-  if (static_cast<size_t>(layer) < fullest_.size()) cost.fullest = fullest_[static_cast<size_t>(layer)];
-  for (const arch::LinearSpec& linear : arch::shared_expert_linears(path, shape, in_features, hidden_features))
+  for (const arch::LinearSpec& linear : arch::shared_expert_linears(path, cost.shape, in_features, hidden_features))
     cost.shared.push_back(linears_.at(linear.path));
   return cost;
 }
 
 ExpertsCost TrainedModel::experts(const std::string& path, const arch::MoEArch& shape) const {
-  ExpertsCost cost{path,
-                   static_cast<Amount>(shape.num_experts),
-                   static_cast<Amount>(shape.top_k),
-                   static_cast<Amount>(shape.hidden_size),
-                   static_cast<Amount>(shape.expert_size),
-                   trains(path)};
+  arch::MlpExperts experts;
+  experts.num_experts = shape.num_experts;
+  experts.top_k = shape.top_k;
+  experts.aux_loss_weight = 0;
+  ExpertsCost cost{path, experts};
+  cost.in_features = static_cast<Amount>(shape.hidden_size);
+  cost.hidden_features = static_cast<Amount>(shape.expert_size);
+  cost.trains = cost.router_trains = trains(path);
   cost.up_storage = cost.down_storage = cost.trains          ? Storage::Float32
                                         : is_quantised(path) ? Storage::FourBit
                                                              : storage_;

@@ -20,15 +20,16 @@ struct Batch {
 /// A recipe's model as a training step sees it: which layers are adapted, what trains, how matrices are kept.
 class TrainedModel {
  public:
-  /// `fullest`: as make_plan() takes it.
-  TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<Amount> fullest = {});
+  /// `loads`: as make_plan() takes them.
+  TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<ExpertLoad> loads = {});
 
   const arch::Arch& arch() const { return arch_; }
   int64_t num_labels() const { return num_labels_; }
   const LinearCost& linear(const std::string& path) const { return linears_.at(path); }
   ModuleCost module(const std::string& path) const { return {path, trains(path)}; }
   /// Of the experts at `path`, which the arch has in this layer.
-  ExpertsCost experts(const std::string& path, int64_t layer, int64_t in_features, int64_t hidden_features) const;
+  ExpertsCost experts(const std::string& path, int64_t layer, int64_t in_features, int64_t hidden_features,
+                      bool training) const;
   /// Of a decoder's block at `path`.
   ExpertsCost experts(const std::string& path, const arch::MoEArch& shape) const;
   Storage storage() const { return storage_; }
@@ -53,7 +54,7 @@ class TrainedModel {
   Storage storage_, compute_;
   bool all_train_;
   recipe::Quant quant_;
-  std::vector<Amount> fullest_;
+  std::vector<ExpertLoad> loads_;
   std::vector<std::string> saved_modules_;
   std::map<std::string, Amount> stored_;  // bytes of the checkpoint's weights in four bits, by module
   std::map<std::string, LinearCost> linears_;

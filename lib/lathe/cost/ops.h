@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "lathe/arch/mlp_experts.h"
 #include "lathe/cost/ledger.h"
 #include "lathe/recipe/values.h"
 
@@ -86,28 +87,44 @@ struct AttentionCost {
 /// nn::self_attention and nn::cross_attention: `inputs` is qkv, or q and kv.
 Value attention(Ledger& ledger, const std::vector<const Value*>& inputs, const AttentionCost& cost);
 
-/// As new routers that choose by scores usually spread tokens.
-inline constexpr Amount kUsualFullest = 1.5;
+/// How a router spreads the tokens of a micro-batch, as far as memory and operations depend on it.
+struct ExpertLoad {
+  Amount fullest = 1;  ///< the fullest expert's assignments over the mean, before any are dropped
+  Amount dropped = 0;  ///< share of the assignments beyond the experts' capacity
+};
 /// The experts that stand for an MLP.
 struct ExpertsCost {
   std::string path;
-  Amount num_experts = 0, top_k = 0, in_features = 0, hidden_features = 0;
-  bool trains = false;
+  arch::MlpExperts shape;
+  ExpertLoad load{};
+  Amount in_features = 0, hidden_features = 0;
+  bool trains = false, router_trains = false;
+  bool training = false;  ///< noise, jitter and capacity act then
   Storage up_storage = Storage::Float32, down_storage = Storage::Float32, compute = Storage::Float32;
   Amount up_ranks = 0, down_ranks = 0;  ///< of the experts' adapters, summed over the experts
   bool adapter_dropout = false;
-  Amount router_matrices = 1;        ///< two with noise, none at random
-  Amount fullest = kUsualFullest;    ///< the fullest expert's load over the mean
-  bool whole_shares = false;         ///< the experts choose, each as many tokens: a part of one counts as one
   bool gated = false;                ///< SwiGLU without biases, as in decoders; else GELU with biases
   std::vector<LinearCost> shared{};  ///< the two layers of the shared experts, or none
 
+  Amount num_experts() const { return static_cast<Amount>(shape.num_experts); }
+  Amount top_k() const { return static_cast<Amount>(shape.top_k); }
   /// Columns of the first product.
   Amount up_features() const { return (gated ? 2 : 1) * hidden_features; }
   Amount adapter_parameters() const {
     return up_ranks * (in_features + up_features()) + down_ranks * (in_features + hidden_features);
   }
 };
+/// What nn::Routing holds, and what nn::drop_over_capacity leaves of it.
+struct RoutingCost {
+  Amount assignments = 0, fullest = 0;  ///< of all experts, of the fullest
+  Buffer token, expert;
+  Value gate;
+  // Of the balance terms; without a buffer where the router has no such thing.
+  Value logits{}, scores{}, load{};
+  std::vector<Buffer> before_drops{};
+};
+/// nn::RouterBase::route, nn::drop_over_capacity and nn::BalanceSums::of.
+RoutingCost route(Ledger& ledger, const Value& x, const ExpertsCost& cost);
 /// nn::MoELayer::forward.
 Value experts(Ledger& ledger, const Value& x, const ExpertsCost& cost);
 

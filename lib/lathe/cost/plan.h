@@ -25,43 +25,37 @@ struct Plan {
   struct Flops {
     Amount forward = 0, backward = 0, recompute = 0;
     Amount linear = 0, adapter = 0, attention = 0;  ///< the same sum, by what it is spent on
+    Amount head = 0;                                ///< part of `linear`
     Amount total() const { return forward + backward + recompute; }
   } flops;
 
   /// Live bytes: of LibTorch's allocator, and of mapped weights that are read. The process's own base is not in it.
   struct Memory {
-    Amount weights = 0;      ///< frozen and trained, master copies among them
-    Amount gradients = 0;    ///< of the parameters
-    Amount optimizer = 0;    ///< its state
-    Amount checkpoint = 0;   ///< the copy that is written while training goes on
-    Amount activations = 0;  ///< kept between the forward and the backward pass of a micro-batch
+    Amount weights = 0;          ///< frozen and trained
+    Amount trained_weights = 0;  ///< of them; in float32: where the storage is 16 bits, the master copies
+    Amount gradients = 0;        ///< of the parameters
+    Amount optimizer = 0;        ///< its state
+    Amount checkpoint = 0;       ///< the copy that is written while training goes on
+    Amount activations = 0;      ///< kept between the forward and the backward pass of a micro-batch
     std::vector<std::pair<std::string, Amount>> kept{};  ///< the activations by the part of the model that made them
     Amount logits = 0;
     Amount peak = 0;
     std::string peak_phase;  ///< loading, forward, backward, optimizer, evaluation
-    /// What is live at the peak: weights, optimizer, checkpoint, gradients, and activations with temporaries; or what
-    /// loading holds. They add up to it.
+    /// What is live at the peak: weights, optimizer, checkpoint, gradients, activations, and what else the backward
+    /// pass made; or what loading holds. They add up to it.
     std::vector<std::pair<std::string, Amount>> at_peak{};
   } memory;
 
   int64_t batch_size = 0, gradient_accumulation_steps = 0, max_length = 0, threads = 0;  ///< threads 0: all
   recipe::Checkpointing checkpointing;
-  std::string assumes{};   ///< the kernels of a family that Lathe does not train yet; empty: its own modules
-  Amount moved_bytes = 0;  ///< of an optimizer step: what it writes, and what it reads of that once
+  bool master_copies = false;  ///< weights train that the recipe stores in 16 bits
+  std::string assumes{};       ///< the kernels of a family that Lathe does not train yet; empty: its own modules
+  Amount moved_bytes = 0;      ///< of an optimizer step: what it writes, and what it reads of that once
 };
 
-/// The plan of a recipe without open choices (see settle()). `fullest`: where it is known, the load of each layer's
-/// fullest expert over the mean; no plan knows beforehand how routers will spread the tokens.
-Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<Amount> fullest = {});
-
-/// The recipe with its open choices made: batch_size auto becomes the largest divisor of global_batch_size whose plan
-/// fits into `available_bytes`; activation_checkpointing {budget} becomes the policy that recomputes least and keeps
-/// the peak within the budget. Throws Error{Resource}, with the numbers, when nothing fits.
-recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
-
-/// The plan of a settled recipe. Throws Error{Resource} with the numbers and what to change when it exceeds
-/// `available_bytes`.
-Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+/// The plan of a recipe without open choices (see settle()). `loads`: of the experts of each layer, where they are
+/// known; no plan knows beforehand how routers will spread the tokens.
+Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<ExpertLoad> loads = {});
 
 /// seconds_per_step is null when `seconds` is none.
 Json to_json(const Plan& plan, std::optional<double> seconds);

@@ -60,7 +60,7 @@ Tensor MoELayerImpl::mixed(const Tensor& x_TD, const Pass& pass, uint64_t layer)
       factor > 0 ? drop_over_capacity(routing, factor, options.drop_order(), make_key(key, name_key("capacity")))
                  : routing;
   // Also in a recomputation, which must save the same tensors; only the first run counts.
-  BalanceSums sums = BalanceSums::of(routing, kept);
+  BalanceSums sums = BalanceSums::of(routing, kept, options.balance());
   if (!recomputing()) {
     last_ = std::move(sums);
     if (pass.training && counting_) window_.add(last_);

@@ -1,5 +1,6 @@
 #include "lathe/nn/moe_balance.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/bincount.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/zeros.h>
@@ -22,19 +23,27 @@ Tensor with_gradient(const Tensor& sum, const Tensor& part) {
 
 }  // namespace
 
-BalanceSums BalanceSums::of(const Routing& routing, const Routing& kept) {
+BalanceSums BalanceSums::of(const Routing& routing, const Routing& kept, const BalanceOptions& options) {
   BalanceSums sums;
   sums.num_tokens = routing.num_tokens;
   sums.num_dropped = routing.expert_A.numel() - kept.expert_A.numel();
   const Tensor uses_T = at::bincount(kept.token_A, {}, routing.num_tokens);
   sums.num_unserved = routing.num_tokens == 0 ? 0 : (uses_T == 0).sum().item<int64_t>();
   sums.load_E = at::bincount(routing.expert_A, {}, routing.num_experts).to(at::kDouble);
-  sums.importance_E =
-      at::zeros({routing.num_experts}, kSums).index_add(0, routing.expert_A, routing.gate_A.to(at::kDouble));
-  if (routing.scores_TE.defined()) sums.score_E = routing.scores_TE.to(at::kDouble).sum(0);
-  if (routing.load_TE.defined()) sums.soft_load_E = routing.load_TE.to(at::kDouble).sum(0);
+  const auto of_term = [](double weight, const auto& sum) {
+    const at::AutoGradMode mode(weight != 0 && at::GradMode::is_enabled());
+    return sum();
+  };
+  sums.importance_E = of_term(options.importance_loss_weight, [&] {
+    return at::zeros({routing.num_experts}, kSums).index_add(0, routing.expert_A, routing.gate_A.to(at::kDouble));
+  });
+  if (routing.scores_TE.defined())
+    sums.score_E = of_term(options.aux_loss_weight, [&] { return routing.scores_TE.to(at::kDouble).sum(0); });
+  if (routing.load_TE.defined())
+    sums.soft_load_E = of_term(options.load_loss_weight, [&] { return routing.load_TE.to(at::kDouble).sum(0); });
   if (routing.logits_TE.defined())
-    sums.squared_lse = at::logsumexp(routing.logits_TE.to(at::kDouble), 1).square().sum();
+    sums.squared_lse = of_term(options.z_loss_weight,
+                               [&] { return at::logsumexp(routing.logits_TE.to(at::kDouble), 1).square().sum(); });
   return sums;
 }
 

@@ -8,27 +8,6 @@ namespace lathe::nn {
 
 // T tokens, E experts, A assignments; N tokens of a window, c_i assignments to expert i before any are dropped
 
-/// What balance is judged by: sums over the tokens of a micro-batch, or of a whole accumulation window.
-struct BalanceSums {
-  int64_t num_tokens = 0;
-  int64_t num_dropped = 0;   ///< assignments beyond the capacity
-  int64_t num_unserved = 0;  ///< tokens without any assignment
-  Tensor load_E;             ///< c_i, float64
-  // Differentiable in a micro-batch's own sums; undefined where the router has no such thing.
-  Tensor score_E;       ///< Σ_t p_i(t), float64
-  Tensor importance_E;  ///< Σ_t gate_i(t), float64
-  Tensor soft_load_E;   ///< Σ_t P(i is chosen under fresh noise), float64
-  Tensor squared_lse;   ///< Σ_t (log Σ exp z(t))², float64
-
-  /// The sums of one routing; `kept` is the same after drop_over_capacity().
-  static BalanceSums of(const Routing& routing, const Routing& kept);
-  /// Adds the values of another micro-batch, without gradient.
-  void add(const BalanceSums& part);
-  /// These sums with the gradient of `part`, one of their own parts. The losses of a window are functions of its sums:
-  /// the gradients of loss(window.with_gradient_of(part)) over all parts add up to that of the undivided window.
-  BalanceSums with_gradient_of(const BalanceSums& part) const;
-};
-
 /// Weights of the balance terms; 0: not computed.
 struct BalanceOptions {
   /// Of E Σ f_i P_i, f_i = c_i / Σ c, P_i = mean of p_i: 1 when balanced, whatever top_k (transformers' formula gives
@@ -46,6 +25,29 @@ struct BalanceOptions {
   bool has_losses() const {
     return aux_loss_weight != 0 || z_loss_weight != 0 || importance_loss_weight != 0 || load_loss_weight != 0;
   }
+};
+
+/// What balance is judged by: sums over the tokens of a micro-batch, or of a whole accumulation window.
+struct BalanceSums {
+  int64_t num_tokens = 0;
+  int64_t num_dropped = 0;   ///< assignments beyond the capacity
+  int64_t num_unserved = 0;  ///< tokens without any assignment
+  Tensor load_E;             ///< c_i, float64
+  // Differentiable in a micro-batch's own sums where a term is made of them; undefined where the router has no such
+  // thing.
+  Tensor score_E;       ///< Σ_t p_i(t), float64
+  Tensor importance_E;  ///< Σ_t gate_i(t), float64
+  Tensor soft_load_E;   ///< Σ_t P(i is chosen under fresh noise), float64
+  Tensor squared_lse;   ///< Σ_t (log Σ exp z(t))², float64
+
+  /// The sums of one routing; `kept` is the same after drop_over_capacity(). Only what a term of `options` is made of
+  /// keeps tensors for the backward pass.
+  static BalanceSums of(const Routing& routing, const Routing& kept, const BalanceOptions& options = {});
+  /// Adds the values of another micro-batch, without gradient.
+  void add(const BalanceSums& part);
+  /// These sums with the gradient of `part`, one of their own parts. The losses of a window are functions of its sums:
+  /// the gradients of loss(window.with_gradient_of(part)) over all parts add up to that of the undivided window.
+  BalanceSums with_gradient_of(const BalanceSums& part) const;
 };
 
 /// E Σ f_i P_i of the sums.

@@ -87,7 +87,7 @@ Tensor RouterBase::router_input(const Tensor& x_TD, RouterPass pass, double jitt
   const Tensor x = x_TD.to(weight.scalar_type());
   if (!pass.training || jitter == 0) return x;
   const Tensor draws = counter_uniform(x.sizes(), make_key(pass.key, name_key("jitter")));
-  return x * (1 + jitter * (2 * draws - 1)).to(x.scalar_type());
+  return x * draws.mul_(2).sub_(1).mul_(jitter).add_(1).to(x.scalar_type());
 }
 
 TopKRouterImpl::TopKRouterImpl(int64_t in_features, int64_t num_experts, int64_t top_k, TopKRouterOptions options_)

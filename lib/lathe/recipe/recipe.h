@@ -147,6 +147,9 @@ struct Training {
   double checkpoint_every_minutes = 0;
   int64_t keep_checkpoints = 2;
   OnNonfinite on_nonfinite = OnNonfinite::Abort;
+
+  /// Whether a checkpoint is written while training goes on, from copies; the last one takes none.
+  bool saves_between_steps() const { return checkpoint_every_steps > 0 || checkpoint_every_minutes > 0 || keep_best; }
   template <typename V>
   void visit(V& v);
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <numeric>
 #include <utility>
 
 #include "lathe/models/load.h"
@@ -27,8 +28,10 @@ std::string collapse_text(size_t layer, const nn::LoadFigures& figures, int64_t 
 }  // namespace
 
 Json BalanceMetrics::to_json() const {
+  const double sum = std::accumulate(dropped.begin(), dropped.end(), 0.0);
+  const double mean = dropped.empty() ? 0 : sum / static_cast<double>(dropped.size());
   return {{"moe_loss", loss}, {"moe_entropy", entropy}, {"moe_max_vio", max_vio},
-          {"moe_dead", dead}, {"moe_dropped", dropped}, {"moe_load", load}};
+          {"moe_dead", dead}, {"moe_dropped", mean},    {"moe_load", load}};
 }
 
 bool Balance::has_losses() const {
@@ -63,7 +66,7 @@ BalanceMetrics Balance::metrics() const {
       metrics.max_vio = figures.max_vio;
     }
     metrics.dead += figures.num_dead;
-    metrics.dropped += figures.dropped / static_cast<double>(layers_.size());
+    metrics.dropped.push_back(figures.dropped);
     const int64_t num_experts = window.load_E.numel();
     const double total = window.load_E.sum().item<double>();
     const bool collapsed = figures.entropy < kCollapsedEntropy || 2 * figures.num_dead >= num_experts;

@@ -18,7 +18,7 @@ struct BalanceMetrics {
   double entropy = 1;                     ///< of the least even layer
   double max_vio = 0;                     ///< of the same
   int64_t dead = 0;                       ///< experts, in all layers
-  double dropped = 0;                     ///< share of the assignments, mean over the layers
+  std::vector<double> dropped;            ///< of each layer, the share of the assignments; in the file their mean
   std::vector<std::vector<double>> load;  ///< of each layer, the experts' shares
 
   /// Which layer collapses and what to turn, where a layer's entropy is under a half or half of its experts are dead;

@@ -1,12 +1,14 @@
 #include "lathe/train/measure_step.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lathe/base/memory.h"
@@ -14,6 +16,7 @@
 #include "lathe/train/classifier.h"
 #include "lathe/train/memory_meter.h"
 #include "lathe/train/profiler.h"
+#include "lathe/train/run_state.h"
 #include "lathe/train/step.h"
 
 namespace lathe::train {
@@ -77,26 +80,30 @@ class WorstCaseTask : public Task {
   int64_t next_id_ = 0;
 };
 
-void note_loads(const BalanceMetrics& balance, std::vector<double>& fullest) {
-  fullest.resize(balance.load.size());
-  for (size_t layer = 0; layer < fullest.size(); ++layer) {
+void note_loads(const StepMetrics& metrics, std::vector<cost::ExpertLoad>& loads) {
+  if (!metrics.balance) return;
+  const BalanceMetrics& balance = *metrics.balance;
+  loads.resize(balance.load.size(), {0, 1});
+  for (size_t layer = 0; layer < loads.size(); ++layer) {
     const std::vector<double>& shares = balance.load[layer];
     const double share = *std::max_element(shares.begin(), shares.end());
-    fullest[layer] = std::max(fullest[layer], share * static_cast<double>(shares.size()));
+    loads[layer].fullest = std::max(loads[layer].fullest, share * static_cast<double>(shares.size()));
+    loads[layer].dropped = std::min(loads[layer].dropped, balance.dropped[layer]);
   }
 }
 
 // Of the step after the two.
-int64_t counted_flops(Stepper& stepper, const Window& window) {
+void count_operations(Stepper& stepper, const Window& window, MeasuredStep& result) {
   Profiler profiler(1);
   {
     const Profiler::Recording recording(profiler, /*step=*/3);
     StepMetrics metrics;
     stepper.run(2, window, metrics);
+    note_loads(metrics, result.counted_loads);
   }
   const report::Profile profile = profiler.take();
-  return std::accumulate(profile.events.begin(), profile.events.end(), int64_t{0},
-                         [](int64_t sum, const report::ProfileEvent& event) { return sum + event.flops; });
+  result.flops = std::accumulate(profile.events.begin(), profile.events.end(), int64_t{0},
+                                 [](int64_t sum, const report::ProfileEvent& event) { return sum + event.flops; });
 }
 
 }  // namespace
@@ -108,23 +115,47 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
   result.start_rss_bytes = resident_memory_bytes();
   const int64_t before = MemoryMeter::live_bytes();
   MemoryMeter::reset_peak();
+  int64_t last = before;
+  const auto allocated_since_last = [&last] {
+    const int64_t live = MemoryMeter::live_bytes();
+    return live - std::exchange(last, live);
+  };
   WorstCaseTask task(recipe);
+  result.weight_bytes = mapped_bytes(task.model()) + allocated_since_last();
   task.model().train();
   Stepper stepper(task, recipe, /*num_steps=*/3);
+  result.optimizer_bytes = allocated_since_last();
   const std::vector<int64_t> samples(static_cast<size_t>(recipe.training.batch_size.samples.value_or(1)), 0);
   const Window window(static_cast<size_t>(recipe.training.gradient_accumulation_steps), samples);
   StepMetrics metrics;
+  optim::NamedTensors weights, state;
   for (int64_t step = 0; step < 2; ++step) {
     metrics = {};
     stepper.run(step, window, metrics);
-    if (metrics.balance) note_loads(*metrics.balance, result.fullest);
+    note_loads(metrics, result.loads);
+    if (step > 0 || !recipe.training.saves_between_steps()) continue;
+    allocated_since_last();
+    weights = copies(with_selection_biases(task.trained_parameters(), task.model()));
+    state = copies(stepper.optimizer().state());
+    result.checkpoint_bytes = allocated_since_last();
+  }
+  for (const optim::Trained& item : stepper.optimizer().trained()) {
+    const auto& without = stepper.without_gradient();
+    if (std::find(without.begin(), without.end(), item.name) == without.end())
+      result.gradient_bytes += static_cast<int64_t>(item.parameter.nbytes());
+  }
+  if (!recipe.data.eval.empty() || recipe.data.eval_fraction > 0) {
+    const at::NoGradGuard no_grad;
+    task.model().eval();
+    task.loss(samples, nn::Pass());
+    task.model().train();
   }
   result.peak_bytes = MemoryMeter::peak_bytes() - before + mapped_bytes(task.model());
   result.activation_bytes = task.activation_bytes;
   result.peak_rss_bytes = peak_resident_memory_bytes();
   result.seconds = metrics.seconds;
   result.micro_batch_seconds = metrics.seconds / static_cast<double>(window.size());
-  result.flops = counted_flops(stepper, window);
+  count_operations(stepper, window, result);
   return result;
 }
 

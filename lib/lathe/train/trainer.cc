@@ -15,7 +15,7 @@
 #include "lathe/base/memory.h"
 #include "lathe/base/text.h"
 #include "lathe/config/bind.h"
-#include "lathe/cost/plan.h"
+#include "lathe/cost/fit.h"
 #include "lathe/data/windows.h"
 #include "lathe/report/event_writer.h"
 #include "lathe/train/checkpoint_writer.h"
