@@ -39,7 +39,7 @@ Buffer Ledger::allocate(Amount bytes) { return std::make_shared<const Allocation
 Value Ledger::tensor(Amount rows, Amount columns) { return {rows, columns, allocate(rows * columns * kFloatBytes)}; }
 
 void Ledger::record(Value& output, const std::vector<const Value*>& inputs, bool trains,
-                    std::function<std::vector<Buffer>(const Buffer&)> backward) {
+                    std::function<std::vector<Buffer>(Buffer)> backward) {
   const bool wanted =
       std::any_of(inputs.begin(), inputs.end(), [](const Value* input) { return input->needs_gradient(); });
   trains_ = trains_ || trains;
@@ -69,9 +69,8 @@ void Ledger::backward(const Value& output, Buffer grad) {
     const std::shared_ptr<Node> node = ready.extract(ready.begin()).mapped();
     Buffer incoming = std::exchange(node->grad, nullptr);
     site_ = node->site;
-    std::vector<Buffer> grads = node->backward(incoming);
+    std::vector<Buffer> grads = node->backward(std::move(incoming));
     node->backward = nullptr;
-    incoming.reset();
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const std::shared_ptr<Node>& input = node->inputs[i];
       if (input == nullptr || grads[i] == nullptr) continue;
@@ -89,27 +88,26 @@ Value Ledger::checkpoint(const Value& x, const std::function<Value(const Value&)
   const Buffer generator_state = allocate(kGeneratorStateBytes);
   decisions_ = {std::make_shared<std::vector<Buffer>>()};
   Value output = without_gradient([&] { return fn(x); });
-  record(output, {&x}, trains_,
-         [this, x, fn, generator_state, decided = std::exchange(decisions_, {})](const Buffer& grad) {
-           Value input{x.rows, x.columns, x.buffer};
-           Buffer result;
-           if (x.needs_gradient()) {
-             input.node = std::make_shared<Node>();
-             input.node->order = -1;  // after all others
-             input.node->backward = [&result](const Buffer& collected) {
-               result = collected;
-               return std::vector<Buffer>();
-             };
-           }
-           const Pass outer = std::exchange(pass_, Pass::Recompute);
-           decisions_ = {decided.values, /*replaying=*/true};
-           Value again = fn(input);
-           decisions_ = {};
-           pass_ = outer;
-           again.buffer.reset();
-           backward(again, grad);
-           return std::vector<Buffer>{result};
-         });
+  record(output, {&x}, trains_, [this, x, fn, generator_state, decided = std::exchange(decisions_, {})](Buffer grad) {
+    Value input{x.rows, x.columns, x.buffer};
+    Buffer result;
+    if (x.needs_gradient()) {
+      input.node = std::make_shared<Node>();
+      input.node->order = -1;  // after all others
+      input.node->backward = [&result](const Buffer& collected) {
+        result = collected;
+        return std::vector<Buffer>();
+      };
+    }
+    const Pass outer = std::exchange(pass_, Pass::Recompute);
+    decisions_ = {decided.values, /*replaying=*/true};
+    Value again = fn(input);
+    decisions_ = {};
+    pass_ = outer;
+    again.buffer.reset();
+    backward(again, std::move(grad));
+    return std::vector<Buffer>{result};
+  });
   return output;
 }
 

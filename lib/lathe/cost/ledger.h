@@ -49,7 +49,7 @@ using Buffer = std::shared_ptr<const Allocation>;
 /// of the output and returns one for each input; null where none is wanted.
 struct Node {
   std::vector<std::shared_ptr<Node>> inputs;
-  std::function<std::vector<Buffer>(const Buffer& grad)> backward;
+  std::function<std::vector<Buffer>(Buffer grad)> backward;
   int64_t order = 0;
   Site site{};
   Buffer grad{};  ///< collected so far
@@ -95,7 +95,7 @@ class Ledger {
   /// Makes `output` the result of an operator with these inputs, if any of them needs a gradient and gradients are on;
   /// `trains`: parameters of the operator do.
   void record(Value& output, const std::vector<const Value*>& inputs, bool trains,
-              std::function<std::vector<Buffer>(const Buffer&)> backward);
+              std::function<std::vector<Buffer>(Buffer)> backward);
   /// A parameter's gradient: kept, or added to the one that is there.
   void add_gradient(const std::string& parameter, Amount bytes);
   /// From the loss to the parameters; frees what was saved.
