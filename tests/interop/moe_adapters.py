@@ -21,13 +21,26 @@ QWEN3 = Qwen3MoeConfig(hidden_size=H, moe_intermediate_size=F, num_experts=E, nu
 DEEPSEEK = DeepseekV3Config(hidden_size=H, moe_intermediate_size=F, n_routed_experts=E, num_experts_per_tok=3, n_group=4, topk_group=2, n_shared_experts=2)
 
 
+class MixtralMLP(torch.nn.Module):
+    """Mixtral's expert as transformers 4 had it."""
+
+    def __init__(self):
+        super().__init__()
+        self.w1, self.w3 = torch.nn.Linear(H, F, bias=False), torch.nn.Linear(H, F, bias=False)
+        self.w2 = torch.nn.Linear(F, H, bias=False)
+
+    def forward(self, x):
+        return self.w2(torch.nn.functional.silu(self.w1(x)) * self.w3(x))
+
+
 class OneByOne(torch.nn.Module):
-    """Qwen3-MoE's block with an MLP of linear layers for each expert, as transformers 4 had it."""
+    """The block of Qwen3-MoE or Mixtral with an MLP of linear layers for each expert, as transformers 4 had it."""
 
     def __init__(self, config):
         super().__init__()
-        self.gate = Qwen3MoeSparseMoeBlock(config).gate
-        self.experts = torch.nn.ModuleList(Qwen3MoeMLP(config, intermediate_size=F) for _ in range(E))
+        mixtral = config.model_type == "mixtral"
+        self.gate = (MixtralSparseMoeBlock if mixtral else Qwen3MoeSparseMoeBlock)(config).gate
+        self.experts = torch.nn.ModuleList(MixtralMLP() if mixtral else Qwen3MoeMLP(config, intermediate_size=F) for _ in range(E))
 
     def forward(self, x):
         rows = x.view(-1, H)
@@ -46,6 +59,7 @@ CASES = {
     "qwen3, ranks by pattern": (Qwen3MoeSparseMoeBlock, QWEN3, dict(r=2, lora_alpha=4, rank_pattern={"experts.down_proj": 5}, alpha_pattern={"down_proj": 7}, **BOTH)),
     "deepseek_v3": (DeepseekV3MoE, DEEPSEEK, dict(r=3, lora_alpha=6, **BOTH)),
     "qwen3, experts one by one": (OneByOne, QWEN3, dict(r=3, lora_alpha=6, target_modules=["gate_proj", "up_proj", "down_proj"], rank_pattern={r"experts\.2\.up_proj": 5})),
+    "mixtral, experts one by one": (OneByOne, MIXTRAL, dict(r=3, lora_alpha=6, target_modules=["w1", "w2", "w3"], rank_pattern={r"experts\.2\.w3": 5})),
     "qwen3, some experts": (OneByOne, QWEN3, dict(r=3, lora_alpha=6, target_modules=["experts.1.up_proj", "experts.6.down_proj"])),
 }
 

@@ -88,6 +88,14 @@ TEST(ExpertUpdates, HaveTheNamesOfLinearLayersOneByOne) {
   ExpertBank bank = filled_bank(3);
   bank->adapt_expert(2, {"down_proj", 4, 1});
   EXPECT_THAT(trained_names(bank), ElementsAre("2.down_proj.lora_A.weight", "2.down_proj.lora_B.weight"));
+  ExpertBank mixtral(ExpertBankOptions(3, kWidth, kHidden).linear_names({"w1", "w3", "w2"}));
+  mixtral->adapt_expert(1, {"w3", 4, 1});
+  EXPECT_THAT(trained_names(mixtral), ElementsAre("1.w3.lora_A.weight", "1.w3.lora_B.weight"));
+  EXPECT_EQ(mixtral->updates()[0].first_row, kHidden);
+  EXPECT_EQ(message_of([&] {
+              mixtral->adapt_expert(0, {"up_proj", 2, 1});
+            }),
+            "ExpertBank: expected a projection of gate_up_proj, w1, w3, w2, got up_proj");
 }
 
 TEST(ExpertUpdates, StartAtZeroFromCounters) {

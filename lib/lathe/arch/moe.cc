@@ -127,8 +127,9 @@ std::vector<LinearSpec> moe_block_linears(const MoEArch& arch) {
   constexpr std::string_view kWeight = ".weight";
   std::vector<LinearSpec> linears;
   for (const ParameterSpec& tensor : moe_block_tensors(arch, ExpertLayout::PerExpert)) {
-    const std::string path = tensor.name.substr(0, tensor.name.size() - kWeight.size());
-    if (path.ends_with("_proj")) linears.push_back({path, tensor.shape[1], tensor.shape[0]});
+    const bool router = tensor.name.starts_with("gate."), gate = tensor.name == "shared_expert_gate.weight";
+    if (router || gate) continue;
+    linears.push_back({tensor.name.substr(0, tensor.name.size() - kWeight.size()), tensor.shape[1], tensor.shape[0]});
   }
   return linears;
 }

@@ -46,8 +46,8 @@ enum class ExpertLayout {
 /// The tensors of a block on disk, names relative to the block.
 std::vector<ParameterSpec> moe_block_tensors(const MoEArch& arch, ExpertLayout layout);
 
-/// What adapters may target in a block, names relative to it: linear layers (experts one by one, where their matrices
-/// are called gate_proj, up_proj and down_proj; shared experts), and the tensors of all experts.
+/// What adapters may target in a block, names relative to it: linear layers (experts one by one, shared experts), and
+/// the tensors of all experts.
 std::vector<LinearSpec> moe_block_linears(const MoEArch& arch);
 std::vector<LinearSpec> moe_block_parameters(const MoEArch& arch);
 

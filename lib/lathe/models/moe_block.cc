@@ -38,9 +38,10 @@ nn::MoELayer build_moe_block(const arch::MoEArch& arch, const nn::MoELayerOption
       .num_groups(arch.num_groups)
       .top_groups(arch.top_groups)
       .scale(arch.scale);
+  const auto experts = nn::ExpertBankOptions(arch.num_experts, arch.hidden_size, arch.expert_size)
+                           .linear_names({arch.expert_gate, arch.expert_up, arch.expert_down});
   nn::MoELayer block(nn::TopKRouter(arch.hidden_size, arch.num_experts, arch.top_k, routing).ptr(),
-                     nn::ExpertBank(nn::ExpertBankOptions(arch.num_experts, arch.hidden_size, arch.expert_size)).ptr(),
-                     options);
+                     nn::ExpertBank(experts).ptr(), options);
   if (arch.shared_size > 0)
     block->add_shared_expert(arch.shared_name, nn::GatedMLP(arch.hidden_size, arch.shared_size).ptr(),
                              arch.shared_gated);

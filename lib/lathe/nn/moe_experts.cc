@@ -98,20 +98,21 @@ ExpertBankImpl::Update ExpertBankImpl::update_of(const ExpertLoRAOptions& lora, 
   TORCH_CHECK_VALUE(lora.rank >= 1, "ExpertBank: expected rank >= 1, got ", lora.rank);
   const int64_t hidden = options.hidden_features(), width = options.in_features();
   const bool gated = options.activation() == ExpertActivation::SwiGLU;
+  const ExpertLinearNames names = expert < 0 ? ExpertLinearNames() : options.linear_names();
   Update update;
   update.expert = expert;
   update.options = lora;
-  update.of_down = lora.projection == "down_proj";
+  update.of_down = lora.projection == names.down;
   update.num_rows = hidden;
   if (update.of_down) {
     update.num_rows = width;
   } else if (gated && lora.projection == "gate_up_proj") {
     update.num_rows = 2 * hidden;
-  } else if (gated && lora.projection == "up_proj") {
+  } else if (gated && lora.projection == names.up) {
     update.first_row = hidden;
   } else {
-    TORCH_CHECK_VALUE(lora.projection == (gated ? "gate_proj" : "up_proj"), "ExpertBank: expected a projection of ",
-                      gated ? "gate_up_proj, gate_proj, up_proj, down_proj" : "up_proj, down_proj", ", got ",
+    TORCH_CHECK_VALUE(lora.projection == (gated ? names.gate : names.up), "ExpertBank: expected a projection of ",
+                      gated ? "gate_up_proj, " + names.gate + ", " : "", names.up, ", ", names.down, ", got ",
                       lora.projection);
   }
   for (const Update& other : updates_) {

@@ -50,6 +50,11 @@ enum class ExpertActivation {
   GeluTanh,  ///< the same by tanh
 };
 
+/// What an expert's linear layers are called where they are adapted one by one.
+struct ExpertLinearNames {
+  std::string gate = "gate_proj", up = "up_proj", down = "down_proj";
+};
+
 /// Options of ExpertBank.
 struct ExpertBankOptions {
   ExpertBankOptions(int64_t num_experts, int64_t in_features, int64_t hidden_features)
@@ -61,11 +66,13 @@ struct ExpertBankOptions {
   TORCH_ARG(ExpertActivation, activation) = ExpertActivation::SwiGLU;
   /// Biases of both products. Not with SwiGLU. Default: false
   TORCH_ARG(bool, bias) = false;
+  /// Default: gate_proj, up_proj, down_proj
+  TORCH_ARG(ExpertLinearNames, linear_names) = {};
 };
 
 /// A trainable low-rank update of one projection: W[rows] += scaling B A.
 struct ExpertLoRAOptions {
-  std::string projection;  ///< gate_up_proj, gate_proj, up_proj (its halves) or down_proj
+  std::string projection;  ///< gate_up_proj, gate_proj, up_proj (its halves) or down_proj; of one expert, linear_names
   int64_t rank = 8;
   double scaling = 2;
   double dropout = 0;  ///< of A's input in training, in [0, 1)
