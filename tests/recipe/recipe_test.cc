@@ -124,7 +124,7 @@ TEST(Recipe, ComplainsOnceAboutOneMistake) {
   EXPECT_EQ(recipe_refusal({"adapter.rank=many"}),
             "override: adapter.rank: expected an integer in [1, 65536], got \"many\"");
   EXPECT_EQ(recipe_refusal({"training.batch_size=0"}),
-            "override: training.batch_size: expected an integer >= 1 or auto, got 0");
+            "override: training.batch_size: expected an integer in [1, 1000000000] or auto, got 0");
 }
 
 TEST(ReadyRecipes, AllLoadAndBeginWithTheirPurpose) {

@@ -31,10 +31,14 @@ Amount converted_bytes(const ExpertsCost& cost, Amount rows) {
 // Of the adapters of the first projection.
 Amount up_parameters(const ExpertsCost& cost) { return cost.up_ranks * (cost.in_features + cost.up_features()); }
 
-// The masked copy of an adapter's input; backward, of its gradient, and that before.
-Amount masked_bytes(const ExpertsCost& cost, Amount rows) {
-  if (!cost.adapter_dropout || cost.adapter_parameters() == 0) return 0;
-  return rows * std::max(cost.in_features, cost.hidden_features) * kFloatBytes;
+// Columns of what stands beside an expert's two panels of rows: GELU's derivative, or `copies` that dropout makes of an
+// adapter's side, the larger.
+Amount passing_columns(const ExpertsCost& cost, Amount copies) {
+  const Amount derivative = cost.gated ? 0 : cost.hidden_features;
+  if (!cost.adapter_dropout) return derivative;
+  const Amount masked =
+      std::max(cost.up_ranks > 0 ? cost.in_features : 0, cost.down_ranks > 0 ? cost.hidden_features : 0);
+  return std::max(derivative, copies * masked);
 }
 
 // The gradients of the adapters of all experts.
@@ -71,8 +75,8 @@ Value run_experts(Ledger& ledger, const Value& x, const RoutingCost& routing, co
   const Value h = ledger.tensor(assignments, cost.up_features());
   Value y = ledger.tensor(x.rows, D);
   {
-    const Buffer passing = ledger.allocate(of_expert * (D + (cost.gated ? 1 : 2) * F) * kFloatBytes +
-                                           converted_bytes(cost, of_expert) + masked_bytes(cost, of_expert));
+    const Buffer passing = ledger.allocate(of_expert * (D + F + passing_columns(cost, 1)) * kFloatBytes +
+                                           converted_bytes(cost, of_expert));
   }
   ledger.record(y, {&x, &routing.gate}, cost.trains || cost.adapter_parameters() > 0,
                 [&ledger, cost, sorted, gates, gate = routing.gate.buffer, input, h = h.buffer, assignments, of_expert,
@@ -89,10 +93,10 @@ Value run_experts(Ledger& ledger, const Value& x, const RoutingCost& routing, co
                   if (moves) h.reset();
                   const Amount written = (cost.trains ? E * D * F : 0) + cost.adapter_parameters();
                   {
-                    const Amount columns = D + (cost.gated ? 1 : 2) * F + (moves ? H : 0);
-                    const Buffer passing =
-                        ledger.allocate((of_expert * columns + written) * kFloatBytes +
-                                        converted_bytes(cost, of_expert) + 2 * masked_bytes(cost, of_expert));
+                    // An adapter's gradient of its input, before and behind the mask.
+                    const Amount columns = D + F + passing_columns(cost, 2) + (moves ? H : 0);
+                    const Buffer passing = ledger.allocate((of_expert * columns + written) * kFloatBytes +
+                                                           converted_bytes(cost, of_expert));
                   }
                   up.reset();
                   if (cost.trains) add_gradients(ledger, cost);

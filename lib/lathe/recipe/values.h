@@ -200,7 +200,7 @@ struct Codec<recipe::Names> {
 };
 template <>
 struct Codec<recipe::BatchSize> {
-  static std::string name() { return "an integer >= 1 or auto"; }
+  static std::string name() { return "an integer in [1, 1000000000] or auto"; }
   static bool read(const YamlNode& node, recipe::BatchSize& size);
   static std::string write(const recipe::BatchSize& size);
 };
