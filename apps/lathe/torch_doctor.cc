@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "console.h"
+#include "lathe/base/error.h"
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
 #include "lathe/base/memory.h"
@@ -50,24 +51,36 @@ double memory_bytes_per_second() {
   return 2.0 * static_cast<double>(from.nbytes()) / best_seconds([&] { to.copy_(from); });
 }
 
+// Where `lathe plan` looks for them; whether that worked.
+bool save(const Json& speeds) {
+  const std::string cache = config::cache_directory();
+  std::error_code ignored;
+  std::filesystem::create_directories(cache, ignored);
+  try {
+    write_file_atomically(cache + "/machine.json", speeds.dump() + "\n");
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 int run_torch_doctor(const CommandLine&) {
   const double flops = gemm_flops();
   const int64_t base = resident_memory_bytes();  // the program and what products have loaded: what every run pays
-  const Json speeds = {{"gemm_flops", flops},
-                       {"memory_bytes_per_second", memory_bytes_per_second()},
-                       {"threads", at::get_num_threads()}};
-  std::error_code ignored;
-  const std::string cache = config::cache_directory();
-  std::filesystem::create_directories(cache, ignored);
-  if (std::filesystem::is_directory(cache, ignored))
-    write_file_atomically(cache + "/machine.json", speeds.dump() + "\n");
+  Json speeds = {{"gemm_flops", flops},
+                 {"memory_bytes_per_second", memory_bytes_per_second()},
+                 {"threads", at::get_num_threads()},
+                 {"process_base_bytes", base}};
+  at::set_num_threads(1);
+  speeds["gemm_flops_of_one_thread"] = gemm_flops();
+  speeds["memory_bytes_per_second_of_one_thread"] = memory_bytes_per_second();
   Json facts = {{"version", TORCH_VERSION},
                 {"capability", at::get_cpu_capability()},
                 {"kernels", nn::kernels::chosen_target()},
                 {"products", nn::uses_onednn(at::kFloat) ? "oneDNN" : "MKL"},
-                {"process_base_bytes", base}};
+                {"speeds_saved", save(speeds)}};
   facts.update(speeds);
   print_result(facts.dump() + "\n");
   return 0;

@@ -1,10 +1,10 @@
 #include <array>
 #include <cstdio>
+#include <utility>
+#include <vector>
 
 #include "console.h"
 #include "lathe/base/memory.h"
-#include "lathe/cost/fit.h"
-#include "lathe/cost/time.h"
 #include "lathe/train/measure_step.h"
 #include "plan_text.h"
 #include "torch_verbs.h"
@@ -14,7 +14,7 @@ namespace {
 
 std::string comparison(const std::string& name, const std::string& planned, const std::string& measured, double ratio) {
   std::array<char, 128> text{};
-  std::snprintf(text.data(), text.size(), "  %-16s%12s%12s%+9.2f %%\n", name.c_str(), planned.c_str(), measured.c_str(),
+  std::snprintf(text.data(), text.size(), "  %-20s%14s%14s%+9.2f %%\n", name.c_str(), planned.c_str(), measured.c_str(),
                 100 * (ratio - 1));
   return text.data();
 }
@@ -33,7 +33,7 @@ struct Comparison {
 
   std::string text() const {
     const cost::Plan::Memory& memory = plan.memory;
-    std::string text = "\nmeasured by real steps       planned    measured    error\n";
+    std::string text = "\nmeasured by real steps       planned      measured      error\n";
     text += bytes_row("weights", memory.weights, measured.weight_bytes);
     text += bytes_row("gradients", memory.gradients, measured.gradient_bytes);
     text += bytes_row("optimizer", memory.optimizer, measured.optimizer_bytes);
@@ -41,7 +41,8 @@ struct Comparison {
     text += bytes_row("activations", for_loads.memory.activations, measured.activation_bytes);
     text += bytes_row("peak", memory.peak, measured.peak_bytes);
     if (!measured.loads.empty()) text += bytes_row("for these loads", for_loads.memory.peak, measured.peak_bytes);
-    text += bytes_row("resident", memory.peak + static_cast<cost::Amount>(measured.start_rss_bytes),
+    // What the libraries and malloc keep is not planned.
+    text += bytes_row("resident with base", memory.peak + static_cast<cost::Amount>(measured.start_rss_bytes),
                       measured.peak_rss_bytes);
     const auto flops = static_cast<cost::Amount>(measured.flops);
     text += comparison("operations", unit_text(counted.flops.total(), "FLOP"), unit_text(flops, "FLOP"),
@@ -50,7 +51,7 @@ struct Comparison {
       return text +
              comparison("time", seconds_text(*seconds), seconds_text(measured.seconds), *seconds / measured.seconds);
     std::array<char, 64> time{};
-    std::snprintf(time.data(), time.size(), "  %-16s%12s%12s\n", "time", "unknown",
+    std::snprintf(time.data(), time.size(), "  %-20s%14s%14s\n", "time", "unknown",
                   seconds_text(measured.seconds).c_str());
     return text + time.data();
   }
@@ -76,25 +77,23 @@ struct Comparison {
 }  // namespace
 
 int run_measured_plan(const CommandLine& line) {
-  const recipe::Recipe given = recipe::load(line.recipe, line.overrides);
-  const recipe::ResolvedModel resolved = recipe::resolve_model(given);
+  const recipe::Recipe recipe = recipe::load(line.recipe, line.overrides);
   const int64_t available = available_memory_bytes();
-  const recipe::Recipe settled = cost::settle(given, resolved, available);
-  const cost::Plan plan = cost::require_fit(settled, resolved, available);
-  const train::MeasuredStep measured = train::measure_step(settled);
-  const cost::Plan for_loads = cost::make_plan(settled, resolved, measured.loads),
-                   counted = cost::make_plan(settled, resolved, measured.counted_loads);
-  const std::optional<double> seconds = cost::estimate_seconds(plan, cost::measured_speed());
-  const Comparison comparison{plan, for_loads, counted, measured, seconds};
+  const PlanReport report(recipe, available);
+  cost::require_fit(recipe, report.resolved, available);
+  const train::MeasuredStep measured = train::measure_step(report.settled.recipe);
+  const auto with = [&](std::vector<cost::ExpertLoad> loads) {
+    return cost::make_plan(report.settled.recipe, report.resolved, std::move(loads));
+  };
+  const cost::Plan for_loads = with(measured.loads), counted = with(measured.counted_loads);
+  const Comparison comparison{report.plan(), for_loads, counted, measured, report.seconds()};
   if (line.json) {
-    Json json = cost::to_json(plan, seconds);
-    json["available_bytes"] = available;
-    json["fits"] = true;
+    Json json = report.json();
     json["measured"] = comparison.json();
     print_result(json.dump() + "\n");
-    return 0;
+  } else {
+    print_result(report.text() + comparison.text() + report.advice_text());
   }
-  print_result(plan_text(plan, seconds, available) + comparison.text());
   return 0;
 }
 

@@ -20,25 +20,34 @@ constexpr const char* kAbsurd =
     "model.arch={model_type: llama, vocab_size: 16777216, hidden_size: 16777216, intermediate_size: 16777216, "
     "num_hidden_layers: 4096, num_attention_heads: 1024, max_position_embeddings: 16777216}";
 
+constexpr int64_t kMuch = int64_t{1} << 62;
+
 struct Planned {
   explicit Planned(const std::vector<std::string>& overrides = {})
       : recipe(recipe::parse(kSmallRecipe, "recipe.yaml", "/base", overrides, recipe::Purpose::Plan)),
         model(recipe::resolve_model(recipe)),
-        plan(make_plan(recipe, model)) {}
+        settled(settle(recipe, model, kMuch)),
+        plan(settled.plan) {}
   recipe::Recipe recipe;
   recipe::ResolvedModel model;
+  Settled settled;
   Plan plan;
+
+  std::vector<Change> changes() const { return possible_changes(recipe, model, settled, kMuch); }
+  // As if it were settled for so much memory.
+  std::optional<Change> fitting(Amount available) const {
+    return fitting_change(settle(recipe, model, static_cast<int64_t>(available)), model);
+  }
 };
 
 std::map<std::string, Plan> changes_of(const Planned& planned) {
   std::map<std::string, Plan> plans;
-  for (Change& change : possible_changes(planned.recipe, planned.model, planned.plan))
-    plans.emplace(command_line_text(change.overrides), std::move(change.plan));
+  for (Change& change : planned.changes()) plans.emplace(command_line_text(change.overrides), std::move(change.plan));
   return plans;
 }
 
 std::vector<std::string> overrides_of(const Planned& planned, const std::string& text) {
-  for (const Change& change : possible_changes(planned.recipe, planned.model, planned.plan))
+  for (const Change& change : planned.changes())
     if (command_line_text(change.overrides) == text) return change.overrides;
   return {};
 }
@@ -62,7 +71,7 @@ TEST(PossibleChanges, ArePlansOfTheRecipeWithThatOverride) {
 
 TEST(PossibleChanges, AreRankedByTheirPeak) {
   const Planned now;
-  const auto changes = possible_changes(now.recipe, now.model, now.plan);
+  const auto changes = now.changes();
   EXPECT_TRUE(std::is_sorted(changes.begin(), changes.end(),
                              [](const Change& a, const Change& b) { return a.plan.memory.peak < b.plan.memory.peak; }));
   EXPECT_LT(changes.front().plan.memory.peak, now.plan.memory.peak);
@@ -78,7 +87,7 @@ TEST(PossibleChanges, OfARunOfAllWeightsHaveAnAdapterAndNoFourBits) {
 TEST(FittingChange, IsTheFirstCombinationThatFits) {
   const Planned now({"training.batch_size=8"});
   const auto words = [&](Amount available) {
-    const auto change = fitting_change(now.recipe, now.model, available);
+    const auto change = now.fitting(available);
     if (!change) return std::string("none");
     std::vector<std::string> overrides = {"training.batch_size=8"};
     overrides.insert(overrides.end(), change->overrides.begin(), change->overrides.end());
@@ -90,27 +99,43 @@ TEST(FittingChange, IsTheFirstCombinationThatFits) {
   const std::string one = "training.batch_size=1 training.gradient_accumulation_steps=8";
   EXPECT_EQ(words(now.plan.memory.peak), "");
   EXPECT_EQ(words(now.plan.memory.peak - 1), "training.batch_size=4 training.gradient_accumulation_steps=2");
+  const auto squeezed = [&](const std::string& more) {
+    return one + " training.activation_checkpointing=full " + more;
+  };
   const Amount single = peak({"training.batch_size=1", "training.gradient_accumulation_steps=8"});
   EXPECT_EQ(words(single), one);
   EXPECT_EQ(words(single - 1), one + " training.activation_checkpointing=elementwise");
-  EXPECT_EQ(words(now.plan.memory.weights * 0.9), one + " training.activation_checkpointing=full quant.type=nf4");
+  const Amount narrow = peak({"training.batch_size=1", "training.gradient_accumulation_steps=8",
+                              "training.activation_checkpointing=full", "model.dtype=bfloat16"});
+  EXPECT_EQ(words(narrow), squeezed("model.dtype=bfloat16"));
+  EXPECT_THAT(words(narrow - 1), ::testing::EndsWith("=full model.dtype=bfloat16 quant.type=nf4"));
   EXPECT_EQ(words(1000), "none");
   const Planned all({"adapter={type: none}", "training.batch_size=1"});
-  EXPECT_EQ(command_line_text(fitting_change(all.recipe, all.model, all.plan.memory.weights * 1.5)->overrides),
+  EXPECT_EQ(command_line_text(all.fitting(all.plan.memory.weights * 1.5)->overrides),
             "training.activation_checkpointing=full 'adapter={type: lora, rank: 8, alpha: 16}'");
 }
 
-// What is advised for batch_size: auto may stand beside it.
-TEST(FittingChange, TakesTheGlobalBatchAwayWhereItSetsTheMicroBatch) {
+// What is said of a change under batch_size: auto is what the recipe with that override settles to.
+TEST(PossibleChanges, OfAnAutomaticBatchAreSettledAgain) {
   const std::vector<std::string> open = {"training.batch_size=auto", "training.global_batch_size=12"};
   const Planned automatic(open);
-  const recipe::Recipe settled = settle(automatic.recipe, automatic.model, int64_t{1} << 40);
-  const Plan plan = make_plan(settled, automatic.model);
-  const auto change = fitting_change(settled, automatic.model, plan.memory.peak - 1);
-  std::vector<std::string> overrides = open;
-  overrides.insert(overrides.end(), change->overrides.begin(), change->overrides.end());
-  EXPECT_EQ(Planned(overrides).plan.memory.peak, change->plan.memory.peak);
-  EXPECT_THAT(command_line_text(change->overrides), ::testing::EndsWith(" '~training.global_batch_size'"));
+  const auto limit = static_cast<int64_t>(
+      Planned({"training.batch_size=4", "training.gradient_accumulation_steps=3"}).plan.memory.peak);
+  const Settled now = settle(automatic.recipe, automatic.model, limit);
+  EXPECT_EQ(now.plan.batch_size, 4);
+  bool larger = false;
+  for (const Change& change : possible_changes(automatic.recipe, automatic.model, now, limit)) {
+    std::vector<std::string> overrides = open;
+    overrides.insert(overrides.end(), change.overrides.begin(), change.overrides.end());
+    const Planned pasted(overrides);
+    const Settled again = settle(pasted.recipe, pasted.model, limit);
+    EXPECT_EQ(again.plan.memory.peak, change.plan.memory.peak) << command_line_text(change.overrides);
+    EXPECT_EQ(again.fits(), change.fits) << command_line_text(change.overrides);
+    larger = larger || again.plan.batch_size > 4;
+  }
+  EXPECT_TRUE(larger);
+  const auto fitting = fitting_change(settle(automatic.recipe, automatic.model, 1 << 20), automatic.model);
+  EXPECT_THAT(command_line_text(fitting->overrides), ::testing::HasSubstr(" '~training.global_batch_size'"));
 }
 
 // 5e18 weights, 10^9 samples of 2^24 tokens: a right number, in bounded time.
@@ -123,7 +148,7 @@ TEST(AbsurdRecipe, HasARightBigPlan) {
   EXPECT_NEAR(absurd.plan.flops.linear / (1e9 * 6 * T * (L * 7 + 1) * h * h), 1, 1e-12);
   EXPECT_NEAR(absurd.plan.memory.activations / (T * kFloatBytes * (L * (11 * h + 1024 + 2) + 2 * h + 2)), 1, 1e-12);
   EXPECT_GT(absurd.plan.memory.peak, absurd.plan.memory.activations);
-  EXPECT_EQ(largest_batch(absurd.recipe, absurd.model, 1e12), std::nullopt);
+  EXPECT_EQ(largest_batch(absurd.recipe, absurd.model, 1000000000000), std::nullopt);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // sanitizers; without them below 2
 }
 
@@ -175,26 +200,30 @@ TEST(AbsurdRecipe, IsSettledInBoundedTime) {
                      "model.arch.num_hidden_layers=64", "training.activation_checkpointing={budget: 1 TB}"});
   const recipe::ResolvedModel model = recipe::resolve_model(open);
   const auto start = std::chrono::steady_clock::now();
-  const recipe::Recipe settled = settle(open, model, int64_t{1} << 40);
-  EXPECT_LE(make_plan(settled, model).memory.peak, 1e12);
+  EXPECT_LE(settle(open, model, int64_t{1} << 40).plan.memory.peak, 1e12);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));  // sanitizers; without them below 5
 }
 
 TEST(EstimateSeconds, AddsProductsAndMemory) {
   const Planned now;
-  const MachineSpeed speed{1e9, 1e8, 4};
-  const double seconds = now.plan.flops.total() / 1e9 + now.plan.moved_bytes / 1e8;
+  const MachineSpeed speed{{1e9, 1e8}, {3e9, 2e8}, 5};
+  const auto seconds = [&](double flops, double bytes) {
+    return now.plan.flops.total() / flops + now.plan.moved_bytes / bytes;
+  };
   EXPECT_EQ(estimate_seconds(now.plan, std::nullopt), std::nullopt);
-  EXPECT_DOUBLE_EQ(estimate_seconds(now.plan, speed).value(), seconds);
-  EXPECT_DOUBLE_EQ(estimate_seconds(Planned({"training.threads=1"}).plan, speed).value(), 4 * seconds);
+  EXPECT_DOUBLE_EQ(estimate_seconds(now.plan, speed).value(), seconds(3e9, 2e8));
+  EXPECT_DOUBLE_EQ(estimate_seconds(Planned({"training.threads=1"}).plan, speed).value(), seconds(1e9, 1e8));
+  EXPECT_DOUBLE_EQ(estimate_seconds(Planned({"training.threads=2"}).plan, speed).value(), seconds(1.5e9, 1.25e8));
 }
 
 TEST(MeasuredSpeed, IsWhatDoctorLeftInTheCache) {
   const testing::TemporaryDirectory directory;
   ::setenv("LATHE_CACHE", directory.path().c_str(), 1);
   EXPECT_FALSE(measured_speed());
-  directory.write("machine.json", R"({"gemm_flops": 2e11, "memory_bytes_per_second": 1e10, "threads": 2})");
-  EXPECT_EQ(measured_speed()->gemm_flops, 2e11);
+  directory.write("machine.json", R"({"gemm_flops": 2e11, "memory_bytes_per_second": 1e10, "threads": 2,
+                  "gemm_flops_of_one_thread": 1e11, "memory_bytes_per_second_of_one_thread": 9e9, "process_base_bytes": 7})");
+  EXPECT_EQ(measured_speed()->all_threads.gemm_flops, 2e11);
+  EXPECT_EQ(measured_speed()->one_thread.memory_bytes_per_second, 9e9);
   EXPECT_EQ(measured_speed()->threads, 2);
   directory.write("machine.json", "half a fi");
   EXPECT_FALSE(measured_speed());

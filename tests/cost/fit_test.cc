@@ -25,7 +25,7 @@ TEST(LargestBatch, FitsAndTheNextOneDoesNot) {
     EXPECT_EQ(largest_batch(now, model, peak(size + 1) - 1), size);
   }
   EXPECT_EQ(largest_batch(now, model, peak(1) - 1), std::nullopt);
-  EXPECT_EQ(largest_batch(now, model, 1e30), 1000000000);
+  EXPECT_EQ(largest_batch(now, model, int64_t{1} << 62), 1000000000);
 }
 
 TEST(Settle, TakesTheLargestDivisorThatFits) {
@@ -34,11 +34,11 @@ TEST(Settle, TakesTheLargestDivisorThatFits) {
   for (const int64_t size : {12, 6, 4, 3, 2, 1}) {
     const recipe::Recipe one = small_recipe({"training.batch_size=" + std::to_string(size),
                                              "training.gradient_accumulation_steps=" + std::to_string(12 / size)});
-    const recipe::Recipe settled = settle(open, model, peak_of(one));
+    const recipe::Recipe settled = settle(open, model, peak_of(one)).recipe;
     EXPECT_EQ(settled.training.batch_size.samples, size);
     EXPECT_EQ(settled.training.gradient_accumulation_steps, 12 / size);
   }
-  EXPECT_THAT(error_text(ErrorKind::Resource, [&] { settle(open, model, 1000); }),
+  EXPECT_THAT(error_text(ErrorKind::Resource, [&] { require_fit(open, model, 1000); }),
               HasSubstr("training.batch_size: the least that it allows needs "));
 }
 
@@ -46,7 +46,7 @@ TEST(Settle, SpendsABudgetOnTheLeastRecomputation) {
   const auto policy = [](int64_t budget) {
     const recipe::Recipe recipe =
         small_recipe({"training.activation_checkpointing={budget: " + std::to_string(budget) + " B}"});
-    return settle(recipe, recipe::resolve_model(recipe), int64_t{1} << 40).training.activation_checkpointing;
+    return settle(recipe, recipe::resolve_model(recipe), int64_t{1} << 40).recipe.training.activation_checkpointing;
   };
   const int64_t none = peak_of(small_recipe()),
                 elementwise = peak_of(small_recipe({"training.activation_checkpointing=elementwise"})),
@@ -56,8 +56,11 @@ TEST(Settle, SpendsABudgetOnTheLeastRecomputation) {
   EXPECT_EQ(policy(none - 1).kind, Kind::Elementwise);
   EXPECT_EQ(policy(layers).kind, Kind::Layers);
   EXPECT_EQ(policy(layers).count, 4);
-  EXPECT_THAT(error_text(ErrorKind::Resource, [&] { policy(100000); }),
-              HasSubstr("training.activation_checkpointing: the least that it allows needs "));
+  const recipe::Recipe tight = small_recipe({"training.activation_checkpointing={budget: 100000 B}"});
+  const std::string text =
+      error_text(ErrorKind::Resource, [&] { require_fit(tight, recipe::resolve_model(tight), int64_t{1} << 40); });
+  EXPECT_THAT(text, HasSubstr("training.activation_checkpointing: the least that it allows needs "));
+  EXPECT_THAT(text, HasSubstr("the budget is 97.7 KiB (a larger budget, or a smaller model)"));
 }
 
 TEST(RequireFit, SaysWhatIsNeededWhatIsThereAndWhatWouldFit) {

@@ -1,6 +1,7 @@
 #include "lathe/cost/advice.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <utility>
 
@@ -12,12 +13,12 @@ namespace {
 using Kind = recipe::Checkpointing::Kind;
 using recipe::Recipe;
 using recipe::ResolvedModel;
+using Words = std::vector<std::string>;
 
-// Of the same optimizer step, in micro-batches of `size`.
-std::vector<std::string> batch_words(const Recipe& recipe, int64_t size, int64_t accumulation) {
-  std::vector<std::string> words = {"training.batch_size=" + std::to_string(size),
-                                    "training.gradient_accumulation_steps=" + std::to_string(accumulation)};
-  if (recipe.training.global_batch_size) words.push_back("~training.global_batch_size");
+Words batch_words(const Recipe& recipe, int64_t size, int64_t accumulation) {
+  Words words = {"training.batch_size=" + std::to_string(size),
+                 "training.gradient_accumulation_steps=" + std::to_string(accumulation)};
+  if (recipe.training.global_batch_size) words.emplace_back("~training.global_batch_size");
   return words;
 }
 
@@ -44,10 +45,16 @@ std::optional<int64_t> half_length(const ResolvedModel& resolved) {
   return half;
 }
 
+int64_t smallest_factor(int64_t number) {
+  for (int64_t factor = 2; factor * factor <= number; ++factor)
+    if (number % factor == 0) return factor;
+  return number;
+}
+
 class Changes {
  public:
-  Changes(const Recipe& recipe, const ResolvedModel& resolved, const Plan& plan)
-      : recipe_(recipe), resolved_(resolved), plan_(plan) {}
+  Changes(const Recipe& given, const ResolvedModel& resolved, const Settled& now, int64_t available_bytes)
+      : given_(given), resolved_(resolved), now_(now), available_(available_bytes) {}
 
   std::vector<Change> run() {
     batches();
@@ -56,7 +63,7 @@ class Changes {
     if (resolved_.adapter) {
       ranks();
     } else {
-      add(kAdapterWord, take_adapter);
+      add({kAdapterWord}, take_adapter);
     }
     lengths();
     std::stable_sort(changes_.begin(), changes_.end(), [](const Change& a, const Change& b) {
@@ -66,131 +73,178 @@ class Changes {
   }
 
  private:
-  template <typename Turn>
-  void add(std::string override_word, Turn turn) {
-    add(std::vector{std::move(override_word)}, turn);
-  }
-  template <typename Turn>
-  void add(std::vector<std::string> overrides, Turn turn) {
-    Recipe changed = recipe_;
+  void add(Words overrides, const std::function<void(Recipe&)>& turn) {
+    Recipe changed = given_;
     turn(changed);
-    Plan plan = make_plan(changed, recipe::resolve_model(changed));
-    const bool same =
-        plan.memory.peak == plan_.memory.peak && plan.flops.total() == plan_.flops.total();  // it was so already
-    if (!same) changes_.push_back({std::move(overrides), std::move(plan)});
+    Settled settled = settle(changed, recipe::resolve_model(changed), available_);
+    const Plan &then = settled.plan, &now = now_.plan;
+    if (then.memory.peak == now.memory.peak && then.flops.total() == now.flops.total()) return;  // it was so already
+    const bool fits = settled.fits();
+    changes_.push_back({std::move(overrides), std::move(settled.plan), fits});
   }
 
-  // The same optimizer step in twice as many pieces.
+  // The same optimizer step in more and in fewer pieces.
   void batches() {
-    const int64_t batch = recipe_.training.batch_size.samples.value_or(1);
-    const int64_t accumulation = recipe_.training.gradient_accumulation_steps;
-    if (batch % 2 != 0 || accumulation > static_cast<int64_t>(recipe::kMaxCount) / 2) return;
-    add(batch_words(recipe_, batch / 2, 2 * accumulation),
-        [&](Recipe& recipe) { recipe = with_batches(recipe, batch / 2, 2 * accumulation); });
+    const int64_t batch = now_.plan.batch_size, accumulation = now_.plan.gradient_accumulation_steps;
+    const auto in_pieces = [&](int64_t size, int64_t pieces) {
+      add(batch_words(given_, size, pieces), [&](Recipe& recipe) {
+        recipe = with_batches(recipe, size, pieces);
+        recipe.training.global_batch_size.reset();
+      });
+    };
+    if (const int64_t factor = smallest_factor(batch);
+        factor > 1 && accumulation <= static_cast<int64_t>(recipe::kMaxCount) / factor)
+      in_pieces(batch / factor, accumulation * factor);
+    if (const int64_t factor = smallest_factor(accumulation);
+        factor > 1 && batch <= static_cast<int64_t>(recipe::kMaxCount) / factor)
+      in_pieces(batch * factor, accumulation / factor);
   }
 
   void policies() {
-    const recipe::Checkpointing now = recipe_.training.activation_checkpointing;
+    const recipe::Checkpointing now = given_.training.activation_checkpointing;
     for (const recipe::Checkpointing& policy :
          {recipe::Checkpointing{Kind::None}, {Kind::Elementwise}, {Kind::Every, 2}, {Kind::Full}}) {
       if (policy.kind == now.kind && policy.count == now.count) continue;
-      add(policy_word(policy), [&](Recipe& recipe) { recipe.training.activation_checkpointing = policy; });
+      add({policy_word(policy)}, [&](Recipe& recipe) { recipe.training.activation_checkpointing = policy; });
     }
   }
 
   void storage() {
-    if (recipe_.quant.type != recipe::QuantType::None) {
-      add("quant.type=none", [](Recipe& recipe) { recipe.quant = {}; });
-      if (!recipe_.quant.double_quant)
-        add("quant.double_quant=true", [](Recipe& recipe) { recipe.quant.double_quant = true; });
-    } else if (may_take_four_bits(recipe_, resolved_) && resolved_.adapter) {
-      add("quant.type=nf4", [](Recipe& recipe) { recipe.quant.type = recipe::QuantType::Nf4; });
+    if (given_.quant.type != recipe::QuantType::None) {
+      add({"quant={type: none}"}, [](Recipe& recipe) { recipe.quant = {}; });
+      if (!given_.quant.double_quant)
+        add({"quant.double_quant=true"}, [](Recipe& recipe) { recipe.quant.double_quant = true; });
+    } else if (may_take_four_bits(given_, resolved_) && resolved_.adapter) {
+      add({"quant.type=nf4"}, [](Recipe& recipe) { recipe.quant.type = recipe::QuantType::Nf4; });
     }
     using recipe::StorageType;
-    const StorageType dtype = recipe_.model.dtype;
-    for (const auto& [type, other] :
-         {std::pair(StorageType::BFloat16, "bfloat16"), std::pair(StorageType::Float32, "float32")}) {
-      if (type == dtype) continue;
+    for (const auto& [type, word] : {std::pair(StorageType::BFloat16, "model.dtype=bfloat16"),
+                                     std::pair(StorageType::Float32, "model.dtype=float32")}) {
       const StorageType wanted = type;
-      add(std::string("model.dtype=") + other, [&](Recipe& recipe) { recipe.model.dtype = wanted; });
+      if (wanted != given_.model.dtype) add({word}, [&](Recipe& recipe) { recipe.model.dtype = wanted; });
     }
   }
 
   void ranks() {
-    if (recipe_.adapter.from) return;
+    if (given_.adapter.from) return;
     const int64_t rank = resolved_.adapter->r;
     for (const int64_t other : {rank / 2, 2 * rank}) {
       if (other < 1 || static_cast<double>(other) > recipe::kMaxRank) continue;
-      add("adapter.rank=" + std::to_string(other), [&](Recipe& recipe) { recipe.adapter.rank = other; });
+      add({"adapter.rank=" + std::to_string(other)}, [&](Recipe& recipe) { recipe.adapter.rank = other; });
     }
   }
 
   void lengths() {
     const std::optional<int64_t> half = half_length(resolved_);
     if (half)
-      add("model.max_length=" + std::to_string(*half), [&](Recipe& recipe) { recipe.model.max_length = *half; });
+      add({"model.max_length=" + std::to_string(*half)}, [&](Recipe& recipe) { recipe.model.max_length = *half; });
   }
 
-  const Recipe& recipe_;
+  const Recipe& given_;
   const ResolvedModel& resolved_;
-  const Plan& plan_;
+  const Settled& now_;
+  int64_t available_;
   std::vector<Change> changes_;
+};
+
+// One knob after the other, each as far as it takes.
+class FittingChange {
+ public:
+  FittingChange(const Settled& settled, const ResolvedModel& resolved)
+      : limit_(static_cast<Amount>(settled.limit_bytes)),
+        base_(settled.recipe),
+        resolved_(resolved),
+        sizes_(divisors(batch())) {}
+
+  std::optional<Change> find() {
+    if (fits()) return std::move(found_);
+    for (const Kind kind : {Kind::Elementwise, Kind::Full}) {
+      recipe::Checkpointing& policy = base_.training.activation_checkpointing;
+      if (policy.kind == Kind::Full || policy.kind == kind) continue;
+      policy = {kind};
+      words_[kPolicy] = policy_word(policy);
+      if (fits()) return std::move(found_);
+    }
+    if (!resolved_.adapter) {
+      take_adapter(base_);
+      words_[kAdapter] = kAdapterWord;
+      if (fits()) return std::move(found_);
+    }
+    if (base_.model.dtype != recipe::StorageType::BFloat16) {
+      base_.model.dtype = recipe::StorageType::BFloat16;
+      words_[kStorage] = "model.dtype=bfloat16";
+      if (fits()) return std::move(found_);
+    }
+    if (may_take_four_bits(base_, resolved_)) {
+      base_.quant.type = recipe::QuantType::Nf4;
+      words_[kQuant] = "quant.type=nf4";
+      if (fits()) return std::move(found_);
+    }
+    if (base_.quant.type != recipe::QuantType::None && !base_.quant.double_quant) {
+      base_.quant.double_quant = true;
+      words_[kDoubleQuant] = "quant.double_quant=true";
+      if (fits()) return std::move(found_);
+    }
+    while (!base_.adapter.from && recipe::resolve_model(base_).adapter->r > 1) {
+      base_.adapter.rank = recipe::resolve_model(base_).adapter->r / 2;
+      words_[kRank] = "adapter.rank=" + std::to_string(*base_.adapter.rank);
+      if (fits()) return std::move(found_);
+    }
+    while (const std::optional<int64_t> half = half_length(recipe::resolve_model(base_))) {
+      base_.model.max_length = *half;
+      words_[kLength] = "model.max_length=" + std::to_string(*half);
+      if (fits()) return std::move(found_);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  enum Knob : uint8_t { kPolicy, kAdapter, kStorage, kQuant, kDoubleQuant, kRank, kLength, kNumKnobs };
+
+  int64_t batch() const { return base_.training.batch_size.samples.value_or(1); }
+
+  // The same optimizer step; none where it would take too many micro-batches.
+  std::optional<Recipe> in_pieces(int64_t size) const {
+    const int64_t accumulation = base_.training.gradient_accumulation_steps, pieces = batch() / size;
+    if (pieces > static_cast<int64_t>(recipe::kMaxCount) / accumulation) return std::nullopt;
+    return with_batches(base_, size, accumulation * pieces);
+  }
+
+  bool fits() {
+    const ResolvedModel model = recipe::resolve_model(base_);
+    const auto exceeds = [&](int64_t size) {
+      const std::optional<Recipe> pieces = in_pieces(size);
+      return pieces && make_plan(*pieces, model).memory.peak > limit_;
+    };
+    const auto size = std::partition_point(sizes_.begin(), sizes_.end(), exceeds);
+    const std::optional<Recipe> pieces = size == sizes_.end() ? std::nullopt : in_pieces(*size);
+    if (!pieces) return false;
+    Words words;
+    if (*size != batch() || base_.training.global_batch_size)
+      words = batch_words(base_, *size, pieces->training.gradient_accumulation_steps);
+    for (const std::string& word : words_)
+      if (!word.empty()) words.push_back(word);
+    found_ = Change{std::move(words), make_plan(*pieces, model), true};
+    return true;
+  }
+
+  Amount limit_;
+  Recipe base_;
+  const ResolvedModel& resolved_;
+  std::vector<int64_t> sizes_;
+  std::array<std::string, kNumKnobs> words_;
+  std::optional<Change> found_;
 };
 
 }  // namespace
 
-std::vector<Change> possible_changes(const Recipe& recipe, const ResolvedModel& resolved, const Plan& plan) {
-  return Changes(recipe, resolved, plan).run();
+std::vector<Change> possible_changes(const Recipe& given, const ResolvedModel& resolved, const Settled& now,
+                                     int64_t available_bytes) {
+  return Changes(given, resolved, now, available_bytes).run();
 }
 
-std::optional<Change> fitting_change(const Recipe& recipe, const ResolvedModel& resolved, Amount available_bytes) {
-  Recipe base = recipe;
-  std::string policy, adapter, quant, length;
-  const int64_t batch = recipe.training.batch_size.samples.value_or(1);
-  const int64_t accumulation = recipe.training.gradient_accumulation_steps;
-  const std::vector<int64_t> sizes = divisors(batch);
-  const auto in_pieces = [&](int64_t size) -> std::optional<Recipe> {
-    if (batch / size > static_cast<int64_t>(recipe::kMaxCount) / accumulation) return std::nullopt;
-    return with_batches(base, size, accumulation * (batch / size));
-  };
-  const auto found = [&]() -> std::optional<Change> {
-    const ResolvedModel model = recipe::resolve_model(base);
-    const auto exceeds = [&](int64_t size) {
-      const std::optional<Recipe> pieces = in_pieces(size);
-      return pieces && make_plan(*pieces, model).memory.peak > available_bytes;
-    };
-    const auto size = std::partition_point(sizes.begin(), sizes.end(), exceeds);
-    if (size == sizes.end() || !in_pieces(*size)) return std::nullopt;
-    std::vector<std::string> words;
-    if (*size != batch) words = batch_words(recipe, *size, accumulation * (batch / *size));
-    for (const std::string* word : {&policy, &adapter, &quant, &length})
-      if (!word->empty()) words.push_back(*word);
-    return Change{std::move(words), make_plan(*in_pieces(*size), model)};
-  };
-  if (auto change = found()) return change;
-  const Kind now = base.training.activation_checkpointing.kind;
-  for (const Kind kind : {Kind::Elementwise, Kind::Full}) {
-    if (now == Kind::Full || now == kind) continue;
-    base.training.activation_checkpointing = {kind};
-    policy = policy_word({kind});
-    if (auto change = found()) return change;
-  }
-  if (!resolved.adapter) {
-    take_adapter(base);
-    adapter = kAdapterWord;
-    if (auto change = found()) return change;
-  }
-  if (may_take_four_bits(base, resolved)) {
-    base.quant.type = recipe::QuantType::Nf4;
-    quant = "quant.type=nf4";
-    if (auto change = found()) return change;
-  }
-  while (const std::optional<int64_t> half = half_length(recipe::resolve_model(base))) {
-    base.model.max_length = *half;
-    length = "model.max_length=" + std::to_string(*half);
-    if (auto change = found()) return change;
-  }
-  return std::nullopt;
+std::optional<Change> fitting_change(const Settled& settled, const ResolvedModel& resolved) {
+  return FittingChange(settled, resolved).find();
 }
 
 std::vector<int64_t> divisors(int64_t number) {
@@ -204,7 +258,7 @@ std::vector<int64_t> divisors(int64_t number) {
   return found;
 }
 
-recipe::Recipe with_batches(recipe::Recipe recipe, int64_t batch_size, int64_t accumulation) {
+Recipe with_batches(Recipe recipe, int64_t batch_size, int64_t accumulation) {
   recipe.training.batch_size.samples = batch_size;
   recipe.training.gradient_accumulation_steps = accumulation;
   return recipe;
@@ -224,6 +278,7 @@ Json to_json(const std::vector<Change>& changes) {
   for (const Change& change : changes) {
     list.push_back({{"change", command_line_text(change.overrides)},
                     {"overrides", change.overrides},
+                    {"fits", change.fits},
                     {"peak", whole(change.plan.memory.peak)},
                     {"flops_per_step", whole(change.plan.flops.total())},
                     {"trainable", whole(change.plan.parameters.trainable)}});

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "lathe/cost/plan.h"
+#include "lathe/cost/fit.h"
 
 namespace lathe::cost {
 
@@ -12,20 +12,20 @@ namespace lathe::cost {
 struct Change {
   std::vector<std::string> overrides;  ///< {"quant.type=nf4"}
   Plan plan;
+  bool fits = false;
 };
 
-/// What each knob would save or cost: a settled recipe, whose plan is given, planned again with one change at a time,
-/// the smallest peak first, of equal ones the fewest operations. The knobs: smaller micro-batches in more accumulation,
-/// the checkpointing policies, four bits, storage in bfloat16, the rank, the length of texts, an adapter instead of all
-/// weights. Changes without effect are left out.
-std::vector<Change> possible_changes(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
-                                     const Plan& plan);
+/// What each knob would save or cost: the recipe `given`, which settled as `now`, settled again with one change at a
+/// time, the smallest peak first, of equal ones the fewest operations. The knobs: the optimizer step in more or fewer
+/// micro-batches, the checkpointing policies, four bits, storage in bfloat16, the rank, the length of texts, an adapter
+/// instead of all weights. Changes without effect are left out.
+std::vector<Change> possible_changes(const recipe::Recipe& given, const recipe::ResolvedModel& resolved,
+                                     const Settled& now, int64_t available_bytes);
 
-/// What a settled recipe would need least to keep within `available_bytes`: a combination of the same knobs, turned in
-/// this order as far as it takes: smaller micro-batches in more accumulation, checkpointing elementwise, in full, an
-/// adapter, four bits, shorter texts. None when all of them together do not fit.
-std::optional<Change> fitting_change(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
-                                     Amount available_bytes);
+/// What a settled recipe that does not fit would need least: a combination of the same knobs, turned in this order as
+/// far as it takes: smaller micro-batches in more accumulation, checkpointing elementwise, in full, an adapter, storage
+/// in bfloat16, four bits, scales quantised as well, smaller ranks, shorter texts. None when all together do not fit.
+std::optional<Change> fitting_change(const Settled& settled, const recipe::ResolvedModel& resolved);
 
 /// All of them, the largest first.
 std::vector<int64_t> divisors(int64_t number);

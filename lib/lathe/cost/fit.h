@@ -6,17 +6,27 @@
 
 namespace lathe::cost {
 
-/// The recipe with its open choices made: batch_size auto becomes the largest divisor of global_batch_size whose plan
-/// fits into `available_bytes`; activation_checkpointing {budget} becomes the policy that recomputes least and keeps
-/// the peak within the budget. Throws Error{Resource}, with the numbers and what would fit, when nothing does.
-recipe::Recipe settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+/// A recipe without open choices, and its plan beside the memory that it may take.
+struct Settled {
+  recipe::Recipe recipe;
+  Plan plan;
+  int64_t limit_bytes = 0;  ///< what is available, or the smaller budget of activation_checkpointing
+  bool budgeted = false;    ///< it is the budget
 
-/// The plan of a settled recipe. Throws Error{Resource}, with the numbers and what would fit, when it exceeds
-/// `available_bytes`.
-Plan require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+  bool fits() const { return plan.memory.peak <= static_cast<Amount>(limit_bytes); }
+};
 
-/// The largest batch_size, up to 10^9, whose plan keeps within `available_bytes`; none when one sample does not.
+/// Makes the open choices: batch_size auto becomes the largest divisor of global_batch_size whose plan fits into
+/// `available_bytes`; activation_checkpointing {budget} becomes the policy that recomputes least and keeps the peak
+/// within the budget. Where nothing fits, the least that the recipe allows.
+Settled settle(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+
+/// The same. Throws Error{Resource}, with the numbers and what would fit, when the plan does not.
+Settled require_fit(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, int64_t available_bytes);
+
+/// The largest batch_size, up to 10^9, with which the recipe fits into `available_bytes`; none when one sample does
+/// not.
 std::optional<int64_t> largest_batch(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved,
-                                     Amount available_bytes);
+                                     int64_t available_bytes);
 
 }  // namespace lathe::cost

@@ -13,9 +13,13 @@ Allocation::Allocation(Ledger& ledger, Amount bytes)
   ledger_.live_at_[static_cast<size_t>(site_)] += bytes_;
   ledger_.written_ += bytes_;
   if (temporary_) ledger_.temporaries_ += bytes_;
+  if (!ledger_.phase_peaks_.empty()) {
+    Amount& peak = ledger_.phase_peaks_[ledger_.phase_].second;
+    peak = std::max(peak, ledger_.live_);
+  }
   if (ledger_.live_ <= ledger_.peak_) return;
   ledger_.peak_ = ledger_.live_;
-  ledger_.peak_phase_ = ledger_.phase_;
+  if (!ledger_.phase_peaks_.empty()) ledger_.peak_phase_ = ledger_.phase_peaks_[ledger_.phase_].first;
   ledger_.peak_gradients_ = ledger_.gradient_bytes_;
   ledger_.peak_temporaries_ = ledger_.temporaries_;
 }
@@ -37,6 +41,13 @@ Buffer Saved::unpack() const { return again_bytes_ > 0 ? ledger_->allocate(again
 Buffer Ledger::allocate(Amount bytes) { return std::make_shared<const Allocation>(*this, bytes); }
 
 Value Ledger::tensor(Amount rows, Amount columns) { return {rows, columns, allocate(rows * columns * kFloatBytes)}; }
+
+void Ledger::enter(const std::string& phase) {
+  const auto found =
+      std::find_if(phase_peaks_.begin(), phase_peaks_.end(), [&](const auto& known) { return known.first == phase; });
+  phase_ = static_cast<size_t>(found - phase_peaks_.begin());
+  if (found == phase_peaks_.end()) phase_peaks_.emplace_back(phase, live_);
+}
 
 void Ledger::record(Value& output, const std::vector<const Value*>& inputs, bool trains,
                     std::function<std::vector<Buffer>(Buffer)> backward) {

@@ -114,7 +114,7 @@ class Ledger {
   void set_elementwise(bool on) { elementwise_ = on; }
   bool elementwise() const { return elementwise_; }
   /// The name under which a peak is remembered from now on.
-  void enter(std::string phase) { phase_ = std::move(phase); }
+  void enter(const std::string& phase);
   /// Where what is allocated from now on belongs.
   void enter(Site site) { site_ = site; }
 
@@ -124,6 +124,8 @@ class Ledger {
   /// The sum of all allocations so far.
   Amount written_bytes() const { return written_; }
   const std::string& peak_phase() const { return peak_phase_; }
+  /// The peak of each phase, in the order in which they began.
+  const std::vector<std::pair<std::string, Amount>>& phase_peaks() const { return phase_peaks_; }
   /// Of the peak: the gradients of parameters.
   Amount peak_gradient_bytes() const { return peak_gradients_; }
   /// Of the peak: what the backward pass made besides, gradients of activations and what it computed again.
@@ -142,7 +144,9 @@ class Ledger {
   Amount temporaries_ = 0, peak_temporaries_ = 0;
   std::array<Amount, kNumSites> live_at_{};
   Site site_ = Site::Embeddings;
-  std::string phase_, peak_phase_;
+  std::vector<std::pair<std::string, Amount>> phase_peaks_;
+  size_t phase_ = 0;  ///< among them
+  std::string peak_phase_;
   std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
   std::map<std::string, Buffer> gradients_;
   Pass pass_ = Pass::Forward;

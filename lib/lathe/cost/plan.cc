@@ -12,8 +12,10 @@ namespace {
 constexpr int64_t kNormChunk = int64_t{1} << 18;  // optim::clip_gradients goes through a gradient in such pieces
 
 constexpr const char* kDecoderKernels =
-    "activations in float32; RMSNorm, rotation and SwiGLU by hand; attention in tiles over the whole square of its "
-    "tokens; head and loss 256 tokens at a time; experts evenly loaded";
+    "  activations in float32; RMSNorm, rotation and SwiGLU by hand\n"
+    "  attention in tiles over the whole square of its tokens\n"
+    "  head and loss 256 tokens at a time\n";
+constexpr const char* kEvenExperts = "  experts evenly loaded\n";
 
 // One optimizer step followed through a ledger.
 class StepPlanner {
@@ -23,7 +25,8 @@ class StepPlanner {
     plan_.batch_size = recipe.training.batch_size.samples.value_or(1);
     plan_.gradient_accumulation_steps = recipe.training.gradient_accumulation_steps;
     plan_.max_length = resolved.max_length;
-    if (arch::is_causal(model_.arch())) plan_.assumes = kDecoderKernels;
+    if (const auto* decoder = std::get_if<arch::DecoderArch>(&model_.arch()))
+      plan_.assumes = std::string(kDecoderKernels) + (decoder->moe ? kEvenExperts : "");
     plan_.threads = recipe.training.threads;
     plan_.checkpointing = recipe.training.activation_checkpointing;
     batch_ = {static_cast<Amount>(plan_.batch_size), static_cast<Amount>(plan_.max_length)};
@@ -59,6 +62,9 @@ class StepPlanner {
                  temporaries = ledger_.peak_temporary_bytes();
     memory.peak = memory.weights + memory.optimizer + memory.checkpoint + ledger_.peak_bytes();
     memory.peak_phase = ledger_.peak_phase();
+    memory.phases = {{"loading", loading}};
+    for (const auto& [phase, bytes] : ledger_.phase_peaks())
+      memory.phases.emplace_back(phase, memory.peak - ledger_.peak_bytes() + bytes);
     memory.at_peak = {{"weights", memory.weights},
                       {"optimizer", memory.optimizer},
                       {"checkpoint", memory.checkpoint},
@@ -86,10 +92,13 @@ class StepPlanner {
 
   // Returns what is kept from the forward pass to the backward pass.
   Amount micro_batch() {
-    const Amount gradients = ledger_.gradient_bytes(), before = ledger_.live_bytes();
+    const Amount gradients = ledger_.gradient_bytes(), before = ledger_.live_bytes(), written = ledger_.written_bytes();
     ledger_.enter("forward");
     const Value output = forward(ledger_, model_, batch_, /*training=*/true, plan_.checkpointing);
-    if (plan_.memory.kept.empty()) note_kept();
+    if (plan_.memory.kept.empty()) {
+      note_kept();
+      plan_.memory.outputs = ledger_.written_bytes() - written;
+    }
     const Amount kept = ledger_.live_bytes() - before - (ledger_.gradient_bytes() - gradients);
     ledger_.enter("backward");
     backward(ledger_, model_, output);
@@ -163,7 +172,8 @@ Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolv
 
 Json to_json(const Plan& plan, std::optional<double> seconds) {
   const Plan::Memory& memory = plan.memory;
-  Json kinds = Json::object(), at_peak = Json::object(), kept = Json::object();
+  Json kinds = Json::object(), at_peak = Json::object(), kept = Json::object(), phases = Json::object();
+  for (const auto& [phase, bytes] : memory.phases) phases[phase] = whole(bytes);
   for (const auto& [part, bytes] : memory.kept) kept[part] = whole(bytes);
   for (const auto& [part, bytes] : memory.at_peak) at_peak[part] = whole(bytes);
   for (const auto& [kind, count] : plan.parameters.kinds) kinds[kind] = whole(count);
@@ -190,10 +200,12 @@ Json to_json(const Plan& plan, std::optional<double> seconds) {
             {"optimizer", whole(memory.optimizer)},
             {"checkpoint", whole(memory.checkpoint)},
             {"activations", whole(memory.activations)},
+            {"outputs", whole(memory.outputs)},
             {"logits", whole(memory.logits)},
             {"peak", whole(memory.peak)}}},
           {"activations_by_part", std::move(kept)},
           {"peak_phase", memory.peak_phase},
+          {"peak_by_phase", std::move(phases)},
           {"at_peak", std::move(at_peak)},
           {"assumes", plan.assumes},
           {"batch_size", plan.batch_size},

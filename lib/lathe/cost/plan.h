@@ -37,10 +37,12 @@ struct Plan {
     Amount optimizer = 0;        ///< its state
     Amount checkpoint = 0;       ///< the copy that is written while training goes on
     Amount activations = 0;      ///< kept between the forward and the backward pass of a micro-batch
+    Amount outputs = 0;          ///< of all operators of that forward pass: the textbook's activations
     std::vector<std::pair<std::string, Amount>> kept{};  ///< the activations by the part of the model that made them
     Amount logits = 0;
     Amount peak = 0;
-    std::string peak_phase;  ///< loading, forward, backward, optimizer, evaluation
+    std::string peak_phase;                                ///< loading, forward, backward, optimizer, evaluation
+    std::vector<std::pair<std::string, Amount>> phases{};  ///< the peak of each of them
     /// What is live at the peak: weights, optimizer, checkpoint, gradients, activations, and what else the backward
     /// pass made; or what loading holds. They add up to it.
     std::vector<std::pair<std::string, Amount>> at_peak{};

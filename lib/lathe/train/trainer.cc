@@ -465,14 +465,14 @@ void train(const recipe::Recipe& given, bool resume, TrainObserver& observer, in
   recipe::Recipe recipe = resume && automatic ? with_batches_of_run(given) : given;
   const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
   const int64_t available = available_memory_bytes();
-  const recipe::Recipe settled = cost::settle(recipe, resolved, available);
+  cost::Settled settled = cost::require_fit(recipe, resolved, available);
   if (automatic) {
-    recipe.training.batch_size = settled.training.batch_size;
-    recipe.training.gradient_accumulation_steps = settled.training.gradient_accumulation_steps;
+    recipe.training.batch_size = settled.recipe.training.batch_size;
+    recipe.training.gradient_accumulation_steps = settled.recipe.training.gradient_accumulation_steps;
     recipe.training.global_batch_size.reset();
   }
-  cost::Plan plan = cost::require_fit(settled, resolved, available);
-  Run(recipe, settled, open_classifier_task(recipe), std::move(plan), resume, observer).run(profile_steps);
+  Run(recipe, settled.recipe, open_classifier_task(recipe), std::move(settled.plan), resume, observer)
+      .run(profile_steps);
 }
 
 }  // namespace lathe::train
