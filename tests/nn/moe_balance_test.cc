@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "lathe/base/random.h"
+#include "lathe/nn/counter_tensors.h"
 #include "moe_testing.h"
 
 namespace lathe::nn {
@@ -82,12 +84,20 @@ TEST(BalanceLoss, GradientsEqualFiniteDifferencesForNoisyRouters) {
 
 TEST(BalanceLoss, SoftLoadIsTheProbabilityOfBeingChosenUnderFreshNoise) {
   NoisyTopKRouter router = filled(NoisyTopKRouter(kWidth, kNumBalanced, int64_t{2}));
-  const Tensor x = ramp({1, kWidth}, 0.9, 0.1, at::kDouble);
+  const Tensor x = ramp({5, kWidth}, 0.9, 0.1, at::kDouble);
   const Routing routing = router->route(x, {.training = true, .key = 9});
-  for (int64_t e = 0; e < kNumBalanced; ++e) {
-    const double p = routing.load_TE[0][e].item<double>();
-    EXPECT_GE(p, 0);
-    EXPECT_LE(p, 1);
+  for (Tensor& parameter : router->parameters()) parameter.requires_grad_(false);
+  const Tensor z = at::linear(x, router->weight), scale = at::softplus(at::linear(x, router->noise_weight)),
+               noisy = z + counter_normal(z.sizes(), make_key(uint64_t{9}, name_key("noise"))) * scale;
+  for (int64_t t = 0; t < x.size(0); ++t) {
+    for (int64_t e = 0; e < kNumBalanced; ++e) {
+      // Expert e is chosen when its H exceeds the second largest of the others'.
+      Tensor others = noisy[t].clone();
+      others[e] = -INFINITY;
+      const double second = std::get<0>(others.topk(2))[1].item<double>();
+      const double margin = (z[t][e].item<double>() - second) / scale[t][e].item<double>();
+      EXPECT_NEAR(routing.load_TE[t][e].item<double>(), std::erfc(-margin / std::sqrt(2.0)) / 2, 1e-14);
+    }
   }
   EXPECT_FALSE(router->route(x, {}).load_TE.defined());
 }
@@ -129,6 +139,23 @@ TEST(BalanceWindow, MovesTheBiasOncePerWindowTowardsTheIdleExperts) {
   const auto result = train_window(4);
   const Tensor load = result[1];
   expect_identical(result.back(), ((load.mean() - load).sign() * 0.01).to(at::kFloat));
+}
+
+TEST(BalanceWindow, OppositeCollapsesOfTwoLayersDoNotCancel) {
+  MoELayerOptions options;
+  options.balance({.aux_loss_weight = 1});
+  BalanceSums concatenated;
+  for (const int64_t favourite : {0, 1}) {
+    TopKRouter router(kWidth, int64_t{2}, int64_t{1}, TopKRouterOptions().renormalise(false));
+    const Tensor weight = at::zeros({2, kWidth}, at::kDouble);
+    weight[favourite].fill_(10);
+    router->weight.set_data(weight);
+    MoELayer layer(router.ptr(), filled_bank(2).ptr(), options);
+    layer->forward(at::ones({8, kWidth}, at::kDouble), {.training = true});
+    EXPECT_NEAR(layer->window_loss().item<double>(), 2, 1e-12);
+    concatenated.add(layer->window());
+  }
+  EXPECT_NEAR(aux_loss(concatenated).item<double>(), 1, 1e-12) << "what a loss over all layers at once would read";
 }
 
 TEST(BalanceWindow, EvaluationDoesNotCount) {

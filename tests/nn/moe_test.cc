@@ -103,6 +103,12 @@ Tensor expert_choice_gates(const RouterBase& router, const Tensor& x) {
   return p * mask;
 }
 
+Tensor random_gates(const RouterBase& /*router*/, const Tensor& x, uint64_t key) {
+  const Tensor draws = counter_uniform({x.size(0), kExperts}, make_key(key, name_key("random router"))),
+               half = at::full({}, 0.5, at::kDouble);
+  return token_by_token(x, [&](int64_t t) { return row_of_gates(largest(draws[t], 2), {half, half}); });
+}
+
 TopKRouter top_k(int64_t k, TopKRouterOptions options = {}) { return filled(TopKRouter(kWidth, kExperts, k, options)); }
 
 TopKRouter grouped_router() {
@@ -133,6 +139,8 @@ const RouterCase kRouters[] = {
     {"expert_choice",
      [] { return std::shared_ptr<RouterBase>(filled(ExpertChoiceRouter(kWidth, kExperts, 1.5)).ptr()); },
      [](const RouterBase& r, const Tensor& x, uint64_t) { return expert_choice_gates(r, x); }},
+    {"random", [] { return std::shared_ptr<RouterBase>(RandomRouter(kWidth, kExperts, int64_t{2}).ptr()); },
+     random_gates},
 };
 
 class EveryRouter : public ::testing::TestWithParam<RouterCase> {};
