@@ -278,7 +278,9 @@ struct BankFunction : torch::autograd::Function<BankFunction> {
     }
     if (!pass->keeps) return y_TD;
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
-    tensors.insert(tensors.end(), {gates, h});
+    // Under checkpoint() they go with the others and come again.
+    tensors.insert(tensors.end(),
+                   {std::exchange(pass->groups.order_A, {}), std::exchange(pass->groups.token_A, {}), gates, h});
     ctx->save_for_backward(std::move(tensors));
     return y_TD;
   }
@@ -286,8 +288,11 @@ struct BankFunction : torch::autograd::Function<BankFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list tensors = ctx->get_saved_variables();
     const auto pass = c10::static_intrusive_pointer_cast<BankPass>(ctx->saved_data["pass"].toCapsule());
-    const Tensor h = tensors.back(), gates = tensors[tensors.size() - 2];
-    tensors.resize(tensors.size() - 2);
+    const size_t num_inputs = tensors.size() - 4;
+    pass->groups.order_A = tensors[num_inputs];
+    pass->groups.token_A = tensors[num_inputs + 1];
+    const Tensor gates = tensors[num_inputs + 2], h = tensors[num_inputs + 3];
+    tensors.resize(num_inputs);
     std::vector<bool> wanted;
     for (size_t i = 0; i < tensors.size(); ++i) wanted.push_back(ctx->needs_input_grad(i));
     BankGradients result(*pass, tensors, wanted, h, !torch::autograd::get_current_graph_task_keep_graph());
