@@ -15,7 +15,7 @@ INSTANTIATE_TEST_SUITE_P(Targets, RowsTest, ::testing::ValuesIn(supported_target
                          [](const auto& info) { return std::string(hwy::TargetName(info.param)); });
 
 TEST_P(RowsTest, MultiplyByTheDecodedWeightWithinTheRoundingOfASum) {
-  for (const int64_t columns : {1, 7, 33, 64, 130, 5001}) {
+  for (const int64_t columns : {1, 7, 33, 64, 96, 130, 4128, 5001}) {
     constexpr int64_t kRows = 5;
     const std::vector<float> w = lcg(static_cast<uint32_t>(columns), kRows * columns);
     const int64_t blocks = num_blocks(kRows * columns, 64);
@@ -30,7 +30,7 @@ TEST_P(RowsTest, MultiplyByTheDecodedWeightWithinTheRoundingOfASum) {
     for (const bool rounded : {false, true}) {
       rounded ? dequantize_rounded(packed, 0, kRows * columns, dense.data())
               : dequantize(packed, 0, kRows * columns, Float::F32, dense.data());
-      for (const int64_t num_x : {1, 3, 4, 8}) {
+      for (const int64_t num_x : {1, 3, 4, 7, 8}) {
         const Guarded<float> x(lcg(99, num_x * columns)), out(num_x * 6);
         multiply_rows(packed, columns, rounded, 1, kRows, x.data(), num_x, out.data(), 6);
         for (int64_t m = 0; m < num_x; ++m) {

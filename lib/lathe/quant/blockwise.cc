@@ -182,16 +182,24 @@ class Table {
   HWY_INLINE Element value(int code) const { return Form::round(book_[code] * scale_); }
 
 #if HWY_TARGET <= HWY_AVX3
-  HWY_INLINE void decode32(const uint8_t* codes, Element* out) const {
+  struct Pair {
+    __m512i even, odd;  // elements 0, 2, ... and 1, 3, ...
+  };
+  HWY_INLINE Pair lookup32(const uint8_t* codes) const {
     const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    // Of an index only four bits count.
+    return {_mm512_permutexvar_epi32(_mm512_srli_epi32(low, 4), table_), _mm512_permutexvar_epi32(low, table_)};
+  }
+
+  HWY_INLINE void decode32(const uint8_t* codes, Element* out) const {
     if constexpr (sizeof(Element) == 4) {
-      const __m512i even = _mm512_permutexvar_epi32(_mm512_srli_epi32(low, 4), table_);
-      const __m512i odd = _mm512_permutexvar_epi32(low, table_);  // of an index only four bits count
+      const auto [even, odd] = lookup32(codes);
       const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
       const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
       _mm512_storeu_si512(out, _mm512_permutex2var_epi32(even, first, odd));
       _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi32(even, second, odd));
     } else {
+      const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
       // The table stands twice, so the fifth bit of an index does not matter
       // and the others need no mask.
       const __m512i index = _mm512_or_si512(_mm512_srli_epi32(low, 4), _mm512_slli_epi32(low, 16));
@@ -264,8 +272,9 @@ HWY_INLINE void decode(const Table<Form>& table, const uint8_t* codes, int64_t b
   if (begin < end) *out = table.value(*next >> 4);
 }
 
-template <typename Form>
-HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, typename Form::Element* out) {
+// visit(table, begin, end) for each block's share of the elements [begin, end).
+template <typename Form, typename Visit>
+HWY_INLINE void for_each_block(const Packed& packed, int64_t begin, int64_t end, const Visit& visit) {
   constexpr int64_t kScales = 128;
   std::array<float, kScales> scales;
   for (int64_t at = begin; at < end;) {
@@ -274,11 +283,69 @@ HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, 
     read_scales(packed.scales, first, count, scales.data());
     for (int64_t i = 0; i < count; ++i) {
       const int64_t until = std::min(end, (first + i + 1) * packed.blocksize);
-      decode(Table<Form>(packed.book, scales[static_cast<size_t>(i)]), packed.codes, at, until, out);
-      out += until - at;
+      visit(Table<Form>(packed.book, scales[static_cast<size_t>(i)]), at, until);
       at = until;
     }
   }
+}
+
+template <typename Form>
+HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, typename Form::Element* out) {
+  for_each_block<Form>(packed, begin, end, [&](const Table<Form>& table, int64_t at, int64_t until) {
+    decode(table, packed.codes, at, until, out + (at - begin));
+  });
+}
+
+#if HWY_TARGET <= HWY_AVX3
+template <typename Form, int64_t Rows>
+void dots(const Packed& packed, int64_t begin, int64_t end, const float* x, float* out, int64_t out_stride) {
+  const int64_t columns = end - begin;
+  __m512 sums[Rows][4];
+  for (auto& row : sums)
+    for (__m512& sum : row) sum = _mm512_setzero_ps();
+  const auto add = [&](const Table<Form>& table, int64_t at, int64_t place) HWY_ATTR {
+    const auto pair = table.lookup32(packed.codes + at / 2);
+    for (int64_t m = 0; m < Rows; ++m) {
+      const float* row = x + m * columns + at - begin;
+      sums[m][place] = _mm512_fmadd_ps(_mm512_castsi512_ps(pair.even), _mm512_loadu_ps(row), sums[m][place]);
+      sums[m][place + 1] =
+          _mm512_fmadd_ps(_mm512_castsi512_ps(pair.odd), _mm512_loadu_ps(row + 16), sums[m][place + 1]);
+    }
+  };
+  for_each_block<Form>(packed, begin, end, [&](const Table<Form>& table, int64_t at, int64_t until) HWY_ATTR {
+    for (; at + 64 <= until; at += 64) {
+      add(table, at, 0);
+      add(table, at + 32, 2);
+    }
+    if (at < until) add(table, at, 0);
+  });
+  for (int64_t m = 0; m < Rows; ++m) {
+    const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[m][0], sums[m][1]), _mm512_add_ps(sums[m][2], sums[m][3]));
+    out[m * out_stride] = _mm512_reduce_add_ps(sum);
+  }
+}
+
+template <typename Form>
+void all_dots(const Packed& packed, int64_t begin, int64_t end, const float* x, int64_t num_x, float* out,
+              int64_t out_stride) {
+  const int64_t columns = end - begin;
+  int64_t m = 0;
+  for (; m + 4 <= num_x; m += 4) dots<Form, 4>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);
+  for (; m + 2 <= num_x; m += 2) dots<Form, 2>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);
+  if (m < num_x) dots<Form, 1>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);
+}
+#endif
+
+bool dots_in_registers(const Packed& packed, int64_t begin, int64_t end, bool rounded, const float* x, int64_t num_x,
+                       float* out, int64_t out_stride) {
+#if HWY_TARGET <= HWY_AVX3
+  rounded ? all_dots<AsRounded>(packed, begin, end, x, num_x, out, out_stride)
+          : all_dots<AsFloat>(packed, begin, end, x, num_x, out, out_stride);
+  return true;
+#else
+  (void)packed, (void)begin, (void)end, (void)rounded, (void)x, (void)num_x, (void)out, (void)out_stride;
+  return false;
+#endif
 }
 
 void dequantize(const Packed& packed, int64_t begin, int64_t end, Float dtype, void* out) {
@@ -306,6 +373,7 @@ namespace {
 HWY_EXPORT(quantize);
 HWY_EXPORT(dequantize);
 HWY_EXPORT(dequantize_rounded);
+HWY_EXPORT(dots_in_registers);
 
 }  // namespace
 
@@ -321,6 +389,11 @@ void dequantize(const Packed& packed, int64_t begin, int64_t end, Float dtype, v
 
 void dequantize_rounded(const Packed& packed, int64_t begin, int64_t end, float* out) {
   HWY_DYNAMIC_DISPATCH(dequantize_rounded)(packed, begin, end, out);
+}
+
+bool dots_in_registers(const Packed& packed, int64_t begin, int64_t end, bool rounded, const float* x, int64_t num_x,
+                       float* out, int64_t out_stride) {
+  return HWY_DYNAMIC_DISPATCH(dots_in_registers)(packed, begin, end, rounded, x, num_x, out, out_stride);
 }
 
 }  // namespace lathe::quant

@@ -31,5 +31,10 @@ struct Packed {
 void dequantize(const Packed& packed, int64_t begin, int64_t end, Float dtype, void* out);
 /// The same rounded to bfloat16 and kept in float32.
 void dequantize_rounded(const Packed& packed, int64_t begin, int64_t end, float* out);
+/// out[m · out_stride] = Σ_k x[m, k] Ŵ[begin + k] for the elements [begin, end), decoded nowhere but in registers;
+/// false where the processor has too few. begin and end are multiples of 32; of each 32 values of x [num_x, end -
+/// begin] the even ones come first, the odd ones after them. `rounded`: Ŵ is rounded to bfloat16.
+bool dots_in_registers(const Packed& packed, int64_t begin, int64_t end, bool rounded, const float* x, int64_t num_x,
+                       float* out, int64_t out_stride);
 
 }  // namespace lathe::quant

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "lathe/quant/rows.cc"
@@ -71,10 +72,36 @@ namespace {
 
 HWY_EXPORT(multiply_rows);
 
+// Of each 32 values the even ones first.
+std::vector<float> split(const float* x, int64_t n) {
+  std::vector<float> result(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; i += 32) {
+    for (int64_t k = 0; k < 16; ++k) {
+      result[static_cast<size_t>(i + k)] = x[i + 2 * k];
+      result[static_cast<size_t>(i + 16 + k)] = x[i + 2 * k + 1];
+    }
+  }
+  return result;
+}
+
+// The same where every row is of whole 32s and the processor has the registers.
+bool multiply_whole_rows(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
+                         const float* x, int64_t num_x, float* out, int64_t out_stride) {
+  if (columns % 32 != 0 || first_row == last_row) return false;
+  const std::vector<float> halves = split(x, num_x * columns);
+  for (int64_t row = first_row; row < last_row; ++row) {
+    if (!dots_in_registers(weight, row * columns, (row + 1) * columns, rounded, halves.data(), num_x,
+                           out + (row - first_row), out_stride))
+      return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
                    const float* x, int64_t num_x, float* out, int64_t out_stride) {
+  if (multiply_whole_rows(weight, columns, rounded, first_row, last_row, x, num_x, out, out_stride)) return;
   HWY_DYNAMIC_DISPATCH(multiply_rows)
   (weight, columns, rounded, first_row, last_row, x, num_x, out, out_stride);
 }

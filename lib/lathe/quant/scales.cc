@@ -57,13 +57,13 @@ void read_scales(const Scales& scales, int64_t first, int64_t count, float* out)
     std::memcpy(out, scales.absmax + first, static_cast<size_t>(count) * sizeof(float));
     return;
   }
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t block = first + i;
-    // Through a volatile, so that no compiler fuses the two roundings.
-    const volatile float product =
-        scales.map[scales.codes[block]] * scales.nested_absmax[block / scales.nested_blocksize];
-    out[i] = product + scales.offset;
+  for (int64_t i = 0; i < count;) {
+    const int64_t nested = (first + i) / scales.nested_blocksize;
+    const int64_t until = std::min(count, (nested + 1) * scales.nested_blocksize - first);
+    for (; i < until; ++i) out[i] = scales.map[scales.codes[first + i]] * scales.nested_absmax[nested];
   }
+  // By itself, so that no compiler fuses the two roundings.
+  for (int64_t i = 0; i < count; ++i) out[i] += scales.offset;
 }
 
 NestedScales nest_scales(std::span<const float> absmax) {
