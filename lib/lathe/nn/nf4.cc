@@ -19,6 +19,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kPanelBytes = int64_t{2} << 20;  // of decoded weights: what two cores' second-level caches hold
+constexpr int64_t kPanelLines = 256;               // at least: narrower products cost a quarter more
 
 struct NF4Reference : torch::CustomClassHolder {
   std::shared_ptr<NF4LinearImpl> linear;
@@ -54,7 +55,7 @@ at::ScalarType decoded_type(at::ScalarType compute) {
 // How many of `count` rows, or columns, of `length` values each a panel holds.
 int64_t panel_size(int64_t count, int64_t length, at::ScalarType type) {
   const int64_t fitting = kPanelBytes / (length * static_cast<int64_t>(c10::elementSize(type)));
-  return std::clamp<int64_t>(fitting / 64 * 64, 64, std::max<int64_t>(count, 64));
+  return std::clamp<int64_t>(fitting / 64 * 64, kPanelLines, std::max(count, kPanelLines));
 }
 
 // out = or += a b, in the type of a and b.
