@@ -1,7 +1,5 @@
 #include "lathe/models/mixer.h"
 
-#include <ATen/ops/linear.h>
-
 #include <string>
 #include <utility>
 
@@ -37,7 +35,9 @@ Tensor PatchProjection::forward(const Tensor& pixels) const {
   const int64_t rows = pixels.size(2) / P, columns = pixels.size(3) / P;
   // A convolution whose stride is its kernel is a product with each patch laid out as a row.
   const Tensor patches = pixels.view({N, channels, rows, P, columns, P}).permute({0, 2, 4, 1, 3, 5});
-  return at::linear(patches.reshape({N, rows * columns, channels * P * P}), weight.flatten(1), bias);
+  nn::Linear linear(channels * P * P, weight.size(0), /*bias=*/false);
+  linear->weight = weight.flatten(1);  // the gradient goes through it
+  return linear->product(patches.reshape({N, rows * columns, channels * P * P})).add_(bias);
 }
 
 Mixer::Mixer(const arch::MixerArch& arch, int64_t num_labels)
