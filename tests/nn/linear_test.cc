@@ -122,7 +122,14 @@ TEST(Linear, TrainsAFloat32MasterThatProductsSeeRounded) {
   testing::expect_close(linear->weight.grad(), grad.t().mm(x), 1e-6, 1e-6);
 }
 
-TEST(Linear, MultipliesInBfloat16WithinItsRounding) {
+// Without oneDNN they are multiplied in float32.
+struct BFloat16Linear : ::testing::TestWithParam<bool> {
+  BFloat16Linear() { at::globalContext().setUserEnabledMkldnn(GetParam()); }
+  ~BFloat16Linear() override { at::globalContext().setUserEnabledMkldnn(true); }
+};
+INSTANTIATE_TEST_SUITE_P(OneDnn, BFloat16Linear, ::testing::Bool());
+
+TEST_P(BFloat16Linear, MultipliesWithinItsRounding) {
   const auto linear = filled_linear(64, 8);
   linear->weight.requires_grad_(true);
   const Tensor x = ramp({5, 64}, 0.5).clone().requires_grad_();

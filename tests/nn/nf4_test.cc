@@ -86,7 +86,14 @@ TEST(NF4Linear, GivesTheSpecificationsProduct) {
   EXPECT_NEAR(rounded[0][1].item<float>(), -5.54736328125, 4e-6);
 }
 
-TEST(NF4Linear, ComputesInBFloat16WithOneRoundedWeightBothWays) {
+// Without oneDNN bfloat16 is multiplied in float32.
+struct BFloat16Products : ::testing::TestWithParam<bool> {
+  BFloat16Products() { at::globalContext().setUserEnabledMkldnn(GetParam()); }
+  ~BFloat16Products() override { at::globalContext().setUserEnabledMkldnn(true); }
+};
+INSTANTIATE_TEST_SUITE_P(OneDnn, BFloat16Products, ::testing::Bool());
+
+TEST_P(BFloat16Products, RoundOneWeightBothWays) {
   for (const int64_t rows : {2, 40}) {
     NF4Linear layer = quantised(200, 90, NF4LinearOptions().compute(at::kBFloat16));
     const Tensor w = layer->dense_weight().to(at::kBFloat16);
@@ -102,7 +109,7 @@ TEST(NF4Linear, ComputesInBFloat16WithOneRoundedWeightBothWays) {
   }
 }
 
-TEST(NF4Linear, TakesBFloat16InputAndLeadingDimensionsAndBias) {
+TEST_P(BFloat16Products, TakeBFloat16InputAndLeadingDimensionsAndBias) {
   NF4Linear layer = quantised(64, 10, {}, /*bias=*/true);
   const Tensor x = waves({2, 3, 64}, 0.21).to(at::kBFloat16);
   const Tensor y = layer->forward(x);
@@ -111,6 +118,12 @@ TEST(NF4Linear, TakesBFloat16InputAndLeadingDimensionsAndBias) {
   const Tensor expected = at::linear(x.to(at::kFloat), layer->dense_weight().to(at::kBFloat16).to(at::kFloat),
                                      layer->bias().to(at::kFloat));
   EXPECT_LE((y.to(at::kFloat) - expected).abs().max().item<float>(), 0x1p-7f * expected.abs().max().item<float>());
+  const Tensor rows = waves({40, 64}, 0.21).to(at::kBFloat16).requires_grad_(true);
+  layer->product(rows).backward(waves({40, 10}, 0.17).to(at::kBFloat16));
+  const Tensor dx = at::mm(waves({40, 10}, 0.17).to(at::kBFloat16).to(at::kFloat),
+                           layer->dense_weight().to(at::kBFloat16).to(at::kFloat));
+  EXPECT_EQ(rows.grad().scalar_type(), at::kBFloat16);
+  EXPECT_LE((rows.grad().to(at::kFloat) - dx).abs().max().item<float>(), 0x1p-7f * dx.abs().max().item<float>());
 }
 
 TEST(NF4Linear, IsABaseOfLoRAAndOfAJointProduct) {

@@ -98,6 +98,13 @@ bool uses_onednn(at::ScalarType type) {
   return is_faster && type == at::kFloat && at::globalContext().userEnabledMkldnn();
 }
 
+at::ScalarType product_type(at::ScalarType type) {
+  static const bool is_fast = multiplies_bfloat16_fast();
+  return type == at::kBFloat16 && !(is_fast && at::globalContext().userEnabledMkldnn()) ? at::kFloat : type;
+}
+
+Tensor product_operand(const Tensor& values, at::ScalarType type) { return values.to(type).to(product_type(type)); }
+
 Tensor gemm(const Tensor& a, const Tensor& b) {
   if (!uses_onednn(a.scalar_type())) return at::mm(a, b);
   Tensor out = at::empty({a.size(0), b.size(1)}, a.options());

@@ -16,6 +16,12 @@ void gemm_add(at::Tensor out, const at::Tensor& a, const at::Tensor& b, double a
 /// AVX-512 unused (half the speed). LibTorch's switch (at::globalContext().setUserEnabledMkldnn) holds here too.
 bool uses_onednn(at::ScalarType type);
 
+/// The type in which values of `type` are multiplied: float32 for bfloat16 where the processor is not fast at it, since
+/// ATen's own loops are tens of times slower. The products of two such values are exact in it.
+at::ScalarType product_type(at::ScalarType type);
+/// `values` rounded to `type`, as an operand of such a product.
+at::Tensor product_operand(const at::Tensor& values, at::ScalarType type);
+
 /// One operand of sgemm, row-major with leading dimension `stride`; `transposed` when the product takes its transpose.
 struct SgemmOperand {
   const float* data;

@@ -17,6 +17,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// To which both operands of a product with `x` are rounded.
+at::ScalarType compute_type(const Precision& precision, const Tensor& x) {
+  return precision.compute == at::kFloat ? x.scalar_type() : precision.compute;
+}
+
 struct LinearReference : torch::CustomClassHolder {
   std::shared_ptr<LinearImpl> linear;
 };
@@ -43,9 +48,8 @@ struct OwnProduct : torch::autograd::Function<OwnProduct> {
     }
     if (ctx->needs_input_grad(1)) {
       const Tensor x = ctx->get_saved_variables()[0];
-      const at::ScalarType compute = self->linear->precision().compute;
-      const at::ScalarType type = compute == at::kFloat ? x.scalar_type() : compute;
-      dweight = gemm(grad.to(type).t(), x.to(type)).to(self->linear->weight.scalar_type());
+      const at::ScalarType type = compute_type(self->linear->precision(), x);
+      dweight = gemm(product_operand(grad, type).t(), product_operand(x, type)).to(self->linear->weight.scalar_type());
     }
     return {dx, dweight, Tensor()};
   }
@@ -90,9 +94,9 @@ LinearImpl::LinearImpl(const torch::nn::Linear& linear)
 }
 
 Tensor LinearImpl::used_weight(const Tensor& x) const {
-  const at::ScalarType type = precision_.compute == at::kFloat ? x.scalar_type() : precision_.compute;
+  const at::ScalarType type = compute_type(precision_, x);
   const bool rounds = precision_.storage != at::kFloat && weight.scalar_type() != precision_.storage;
-  return (rounds ? weight.to(precision_.storage) : weight).to(type);
+  return product_operand(rounds ? weight.to(precision_.storage) : weight, type);
 }
 
 bool LinearImpl::is_plain(const Tensor& x) const {
@@ -102,7 +106,8 @@ bool LinearImpl::is_plain(const Tensor& x) const {
 
 Tensor LinearImpl::product(const Tensor& x) {
   check_input(x);
-  if (is_plain(x) && !uses_onednn(x.scalar_type())) return at::linear(x, weight);
+  const at::ScalarType type = x.scalar_type();
+  if (is_plain(x) && !uses_onednn(type) && product_type(type) == type) return at::linear(x, weight);
   const auto self = c10::make_intrusive<LinearReference>();
   self->linear = std::static_pointer_cast<LinearImpl>(shared_from_this());
   if (x.dim() == 2) return OwnProduct::apply(x, weight, self);
@@ -113,24 +118,23 @@ Tensor LinearImpl::product(const Tensor& x) {
 }
 
 void LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
-  const Tensor used = used_weight(x);
+  const Tensor used = used_weight(x), input = product_operand(x, compute_type(precision_, x));
   if (used.scalar_type() == out.scalar_type()) {
-    gemm_out(out, x, used.t());
+    gemm_out(out, input, used.t());
   } else {
-    out.copy_(gemm(x.to(used.scalar_type()), used.t()));
+    out.copy_(gemm(input, used.t()));
   }
 }
 
 void LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const {
-  const Tensor used = used_weight(grad);
-  const bool converts = used.scalar_type() != grad.scalar_type();
-  if (converts) {
-    const Tensor product = gemm(grad.to(used.scalar_type()), used);
+  const Tensor used = used_weight(grad), input = product_operand(grad, compute_type(precision_, grad));
+  if (used.scalar_type() != grad.scalar_type()) {
+    const Tensor product = gemm(input, used);
     accumulate ? dx.add_(product) : dx.copy_(product);
   } else if (accumulate) {
-    gemm_add(dx, grad, used);
+    gemm_add(dx, input, used);
   } else {
-    gemm_out(dx, grad, used);
+    gemm_out(dx, input, used);
   }
 }
 

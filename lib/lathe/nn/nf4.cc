@@ -47,9 +47,30 @@ quant::Float float_of(at::ScalarType type) {
   return type == at::kHalf ? quant::Float::F16 : quant::Float::F32;
 }
 
-// What dequantize() writes for a type of the computation.
-at::ScalarType decoded_type(at::ScalarType compute) {
-  return compute == at::kBFloat16 || compute == at::kHalf ? compute : at::kFloat;
+// How Ŵ of a computation in `compute` is decoded: in which type, and whether rounded to bfloat16 in float32.
+struct Form {
+  at::ScalarType type;
+  bool rounded;
+};
+
+Form form_of(at::ScalarType compute) {
+  const at::ScalarType type = product_type(compute);
+  return {type == at::kDouble ? at::kFloat : type, compute == at::kBFloat16 && type == at::kFloat};
+}
+
+void decode_range(const quant::Packed& packed, int64_t begin, int64_t end, const Form& form, void* out) {
+  if (form.rounded) return quant::dequantize_rounded(packed, begin, end, static_cast<float*>(out));
+  quant::dequantize(packed, begin, end, float_of(form.type), out);
+}
+
+// out = the rows [first, first + count) of `columns` values each.
+void decode_rows(const quant::Packed& packed, int64_t columns, int64_t first, int64_t count, const Form& form,
+                 const Tensor& out) {
+  auto* data = static_cast<char*>(out.data_ptr());
+  const int64_t row_bytes = columns * static_cast<int64_t>(out.element_size());
+  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
+    decode_range(packed, (first + begin) * columns, (first + end) * columns, form, data + begin * row_bytes);
+  });
 }
 
 // How many of `count` rows, or columns, of `length` values each a panel holds.
@@ -174,33 +195,29 @@ at::ScalarType NF4LinearImpl::compute_type(const Tensor& x) const {
 }
 
 void NF4LinearImpl::decode(int64_t first, int64_t count, const Tensor& out) const {
-  const quant::Packed packed = view();
-  auto* data = static_cast<char*>(out.data_ptr());
-  const int64_t row_bytes = in_features() * static_cast<int64_t>(out.element_size());
-  at::parallel_for(0, count, 8, [&](int64_t begin, int64_t end) {
-    quant::dequantize(packed, (first + begin) * in_features(), (first + end) * in_features(),
-                      float_of(out.scalar_type()), data + begin * row_bytes);
-  });
+  decode_rows(view(), in_features(), first, count, {out.scalar_type(), /*rounded=*/false}, out);
 }
 
 Tensor NF4LinearImpl::row_panel(int64_t first, int64_t count, at::ScalarType compute) const {
-  const Tensor values = at::empty({count, in_features()}, decoded_type(compute));
-  decode(first, count, values);
-  return values.to(compute);
+  const Form form = form_of(compute);
+  const Tensor values = at::empty({count, in_features()}, form.type);
+  decode_rows(view(), in_features(), first, count, form, values);
+  return values.to(product_type(compute));
 }
 
 Tensor NF4LinearImpl::column_panel(int64_t first, int64_t count, at::ScalarType compute) const {
-  const Tensor values = at::empty({out_features(), count}, decoded_type(compute));
+  const Form form = form_of(compute);
+  const Tensor values = at::empty({out_features(), count}, form.type);
   const quant::Packed packed = view();
   auto* data = static_cast<char*>(values.data_ptr());
   const int64_t row_bytes = count * static_cast<int64_t>(values.element_size());
   at::parallel_for(0, out_features(), 64, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * in_features() + first;
-      quant::dequantize(packed, at, at + count, float_of(values.scalar_type()), data + row * row_bytes);
+      decode_range(packed, at, at + count, form, data + row * row_bytes);
     }
   });
-  return values.to(compute);
+  return values.to(product_type(compute));
 }
 
 void NF4LinearImpl::few_rows(const Tensor& x, Tensor out) const {
@@ -224,8 +241,8 @@ void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
   const at::ScalarType compute = compute_type(x);
   if (x.size(0) == 0) return;
   if (x.size(0) <= quant::kMaxRows && (compute == at::kFloat || compute == at::kBFloat16)) return few_rows(x, out);
-  const Tensor input = x.to(compute);
-  const int64_t step = panel_size(out_features(), in_features(), compute);
+  const Tensor input = product_operand(x, compute);
+  const int64_t step = panel_size(out_features(), in_features(), input.scalar_type());
   for (int64_t first = 0; first < out_features(); first += step) {
     const int64_t count = std::min(step, out_features() - first);
     multiply(input, row_panel(first, count, compute).t(), out.narrow(1, first, count), /*accumulate=*/false);
@@ -235,9 +252,9 @@ void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
 void NF4LinearImpl::frozen_input_gradient(const Tensor& grad, Tensor dx, bool accumulate) const {
   const at::ScalarType compute = compute_type(grad);
   if (grad.size(0) == 0) return;
-  const Tensor input = grad.to(compute);
+  const Tensor input = product_operand(grad, compute);
   // By columns of Ŵ: no sum goes over panels, and each is rounded once.
-  const int64_t step = panel_size(in_features(), out_features(), compute);
+  const int64_t step = panel_size(in_features(), out_features(), input.scalar_type());
   for (int64_t first = 0; first < in_features(); first += step) {
     const int64_t count = std::min(step, in_features() - first);
     multiply(input, column_panel(first, count, compute), dx.narrow(1, first, count), accumulate);
