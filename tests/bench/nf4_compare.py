@@ -1,4 +1,4 @@
-"""Lathe against bitsandbytes on four-bit weights, A B B A: python nf4_compare.py BENCH [ops] [step] [--pairs 7] [--threads 1]
+"""Lathe against bitsandbytes on four-bit weights, A B B A: python nf4_compare.py BENCH [ops] [step] [--pairs 7] [--threads 1] [--avx2]
 
 BENCH is build/dev/bin/lathe_nf4_bench; run with the Python of cmake/setup.sh test. Prints per operation the medians and the median over
 the pairs of the ratio, peer over ours: own CPU seconds at one thread, wall seconds at more.
@@ -42,7 +42,10 @@ def main():
     parser.add_argument("what", nargs="*", default=["ops", "step"])
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--avx2", action="store_true", help="hold both sides to what a processor without AVX-512 runs (but for bitsandbytes' own kernels)")
     args = parser.parse_args()
+    if args.avx2:
+        os.environ.update(LATHE_BENCH_AVX2="1", ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", DNNL_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
     if "ops" in args.what:
         results = pairs(args.pairs, args.threads, [args.bench, "ops"], [*PEER, "ops"])
         report("", results, args.threads)

@@ -12,6 +12,9 @@ import bitsandbytes as bnb
 import bitsandbytes.functional as bf
 import torch
 
+if "LATHE_BENCH_AVX2" in os.environ:
+    torch.backends.mkldnn.set_flags(False)  # which is what a processor without AVX-512 gets in bfloat16
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 result = {}
 
