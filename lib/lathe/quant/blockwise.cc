@@ -107,10 +107,22 @@ int64_t quantize(QuantType type, Float dtype, const void* x, int64_t num_element
 }
 
 // What a decoded value is stored as: one rounding of code · scale. On AVX-512
-// the same for sixteen at a time.
+// the same for sixteen at a time; elsewhere for four, two bytes in the upper half of each lane.
+using F4 = hn::FixedTag<float, HWY_TARGET == HWY_SCALAR ? 1 : 4>;
+using U4 = hn::RebindToUnsigned<F4>;
+
+// To bfloat16, to nearest even.
+HWY_INLINE hn::Vec<U4> bfloat16_lanes(hn::Vec<F4> v) {
+  const U4 d;
+  const auto bits = hn::BitCast(d, v), odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
+  const auto sum = hn::Add(hn::Add(bits, hn::Set(d, 0x7FFF)), odd);
+  return hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(v)), hn::Set(d, 0x7FC00000), sum);
+}
+
 struct AsFloat {
   using Element = float;
   static Element round(float v) { return v; }
+  static HWY_INLINE hn::Vec<U4> round_lanes(hn::Vec<F4> v) { return hn::BitCast(U4(), v); }
 #if HWY_TARGET <= HWY_AVX3
   static __m512i round(__m512 v) { return _mm512_castps_si512(v); }
 #endif
@@ -119,6 +131,7 @@ struct AsFloat {
 struct AsBFloat16 {
   using Element = uint16_t;
   static Element round(float v) { return to_bfloat16(v); }
+  static HWY_INLINE hn::Vec<U4> round_lanes(hn::Vec<F4> v) { return bfloat16_lanes(v); }
 #if HWY_TARGET <= HWY_AVX3
   // To nearest even, in the upper half of each lane; the instruction for it
   // would flush subnormals.
@@ -136,6 +149,13 @@ struct AsBFloat16 {
 struct AsFloat16 {
   using Element = uint16_t;
   static Element round(float v) { return to_float16(v); }
+  static HWY_INLINE hn::Vec<U4> round_lanes(hn::Vec<F4> v) {
+    std::array<float, 4> lanes;
+    hn::StoreU(v, F4(), lanes.data());
+    std::array<uint32_t, 4> rounded{};
+    for (size_t i = 0; i < hn::Lanes(F4()); ++i) rounded[i] = uint32_t{to_float16(lanes[i])} << 16;
+    return hn::LoadU(U4(), rounded.data());
+  }
 #if HWY_TARGET <= HWY_AVX3
   static __m256i round(__m512 v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #endif
@@ -145,6 +165,9 @@ struct AsFloat16 {
 struct AsRounded {
   using Element = float;
   static Element round(float v) { return from_bfloat16(to_bfloat16(v)); }
+  static HWY_INLINE hn::Vec<U4> round_lanes(hn::Vec<F4> v) {
+    return hn::And(bfloat16_lanes(v), hn::Set(U4(), 0xFFFF0000));
+  }
 #if HWY_TARGET <= HWY_AVX3
   static __m512i round(__m512 v) {
     return _mm512_and_si512(AsBFloat16::round_in_place(v), _mm512_set1_epi32(static_cast<int>(0xFFFF0000)));
@@ -168,13 +191,28 @@ class Table {
       table_ = _mm512_inserti64x4(_mm512_castsi256_si512(values), values, 1);
     }
 #elif HWY_TARGET != HWY_SCALAR
-    std::array<Element, 16> values;
-    for (size_t i = 0; i < 16; ++i) values[i] = Form::round(book[i] * scale);
-    const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
-    for (size_t byte = 0; byte < sizeof(Element); ++byte) {
-      std::array<uint8_t, 16> column{};
-      for (size_t i = 0; i < 16; ++i) column[i] = bytes[i * sizeof(Element) + byte];
-      planes_[byte] = hn::LoadU(Bytes(), column.data());
+    // Sixteen values of four bytes become four planes: bytes together in each vector, then as a matrix of words.
+    HWY_ALIGN static constexpr std::array<uint8_t, 16> kTogether = {0, 4, 8,  12, 1, 5, 9,  13,
+                                                                    2, 6, 10, 14, 3, 7, 11, 15};
+    const auto together = hn::Load(Bytes(), kTogether.data());
+    const auto four = [&](size_t i) HWY_ATTR {
+      const auto values = Form::round_lanes(hn::Mul(hn::LoadU(F4(), book + 4 * i), hn::Set(F4(), scale)));
+      return hn::BitCast(U4(), hn::TableLookupBytes(hn::BitCast(Bytes(), values), together));
+    };
+    const auto a = four(0), b = four(1), c = four(2), d = four(3);
+    const auto high01 = hn::InterleaveUpper(U4(), a, b), high23 = hn::InterleaveUpper(U4(), c, d);
+    const Wide wide;
+    const auto join = [&](auto first, auto second, bool upper) HWY_ATTR {
+      const auto x = hn::BitCast(wide, first), y = hn::BitCast(wide, second);
+      return hn::BitCast(Bytes(), upper ? hn::InterleaveUpper(wide, x, y) : hn::InterleaveLower(wide, x, y));
+    };
+    constexpr size_t kUpper = sizeof(Element) - 2;  // where the planes of the upper two bytes stand
+    planes_[kUpper] = join(high01, high23, false);
+    planes_[kUpper + 1] = join(high01, high23, true);
+    if constexpr (sizeof(Element) == 4) {
+      const auto low01 = hn::InterleaveLower(U4(), a, b), low23 = hn::InterleaveLower(U4(), c, d);
+      planes_[0] = join(low01, low23, false);
+      planes_[1] = join(low01, low23, true);
     }
 #endif
   }
@@ -182,18 +220,18 @@ class Table {
   HWY_INLINE Element value(int code) const { return Form::round(book_[code] * scale_); }
 
 #if HWY_TARGET <= HWY_AVX3
-  struct Pair {
-    __m512i even, odd;  // elements 0, 2, ... and 1, 3, ...
-  };
-  HWY_INLINE Pair lookup32(const uint8_t* codes) const {
+  // Elements 0, 2, ... and 1, 3, ...
+  HWY_INLINE std::array<__m512, 2> lookup32(const uint8_t* codes) const {
     const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
     // Of an index only four bits count.
-    return {_mm512_permutexvar_epi32(_mm512_srli_epi32(low, 4), table_), _mm512_permutexvar_epi32(low, table_)};
+    return {_mm512_castsi512_ps(_mm512_permutexvar_epi32(_mm512_srli_epi32(low, 4), table_)),
+            _mm512_castsi512_ps(_mm512_permutexvar_epi32(low, table_))};
   }
 
   HWY_INLINE void decode32(const uint8_t* codes, Element* out) const {
     if constexpr (sizeof(Element) == 4) {
-      const auto [even, odd] = lookup32(codes);
+      const auto halves = lookup32(codes);
+      const __m512i even = _mm512_castps_si512(halves[0]), odd = _mm512_castps_si512(halves[1]);
       const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
       const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
       _mm512_storeu_si512(out, _mm512_permutex2var_epi32(even, first, odd));
@@ -228,8 +266,32 @@ class Table {
     decode16(hn::InterleaveUpper(Bytes(), high, low), out + 16);
   }
 
+#if HWY_TARGET == HWY_AVX2
+  // Elements 0, 2, ..., 14; 16, ..., 30; 1, 3, ..., 15; 17, ..., 31.
+  HWY_INLINE std::array<__m256, 4> lookup32(const uint8_t* codes) const {
+    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    // So that interleaving within 128 bits puts the elements in order.
+    const __m256i order = _mm256_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 0, 1, 2, 3, 8, 9, 10, 11,  //
+                                           4, 5, 6, 7, 12, 13, 14, 15, 4, 5, 6, 7, 12, 13, 14, 15);
+    const __m256i shifted = _mm256_srlv_epi32(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), order),
+                                              _mm256_setr_epi32(4, 4, 0, 0, 4, 4, 0, 0));
+    const __m256i index = _mm256_and_si256(shifted, _mm256_set1_epi8(0x0F));
+    const auto plane = [&](int byte) HWY_ATTR {
+      return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(planes_[byte].raw), index);
+    };
+    const __m256i b0 = plane(0), b1 = plane(1), b2 = plane(2), b3 = plane(3);
+    const __m256i low01 = _mm256_unpacklo_epi8(b0, b1), low23 = _mm256_unpacklo_epi8(b2, b3);
+    const __m256i high01 = _mm256_unpackhi_epi8(b0, b1), high23 = _mm256_unpackhi_epi8(b2, b3);
+    return {_mm256_castsi256_ps(_mm256_unpacklo_epi16(low01, low23)),
+            _mm256_castsi256_ps(_mm256_unpackhi_epi16(low01, low23)),
+            _mm256_castsi256_ps(_mm256_unpacklo_epi16(high01, high23)),
+            _mm256_castsi256_ps(_mm256_unpackhi_epi16(high01, high23))};
+  }
+#endif
+
  private:
   using Bytes = hn::FixedTag<uint8_t, 16>;
+  using Wide = hn::FixedTag<uint64_t, 2>;
   using Words = hn::FixedTag<uint16_t, 8>;
 
   template <typename V>
@@ -296,32 +358,35 @@ HWY_INLINE void decode_blocks(const Packed& packed, int64_t begin, int64_t end, 
   });
 }
 
-#if HWY_TARGET <= HWY_AVX3
+#if HWY_TARGET <= HWY_AVX2
 template <typename Form, int64_t Rows>
 void dots(const Packed& packed, int64_t begin, int64_t end, const float* x, float* out, int64_t out_stride) {
+  const F d;
+  constexpr size_t kLanes = HWY_TARGET <= HWY_AVX3 ? 16 : 8, kVectors = 32 / kLanes, kSums = Rows == 1 ? 4 : 2;
   const int64_t columns = end - begin;
-  __m512 sums[Rows][4];
+  hn::Vec<F> sums[Rows][kSums];
   for (auto& row : sums)
-    for (__m512& sum : row) sum = _mm512_setzero_ps();
-  const auto add = [&](const Table<Form>& table, int64_t at, int64_t place) HWY_ATTR {
-    const auto pair = table.lookup32(packed.codes + at / 2);
+    for (auto& sum : row) sum = hn::Zero(d);
+  const auto add = [&](const Table<Form>& table, int64_t at, size_t place) HWY_ATTR {
+    const auto weights = table.lookup32(packed.codes + at / 2);
     for (int64_t m = 0; m < Rows; ++m) {
-      const float* row = x + m * columns + at - begin;
-      sums[m][place] = _mm512_fmadd_ps(_mm512_castsi512_ps(pair.even), _mm512_loadu_ps(row), sums[m][place]);
-      sums[m][place + 1] =
-          _mm512_fmadd_ps(_mm512_castsi512_ps(pair.odd), _mm512_loadu_ps(row + 16), sums[m][place + 1]);
+      for (size_t v = 0; v < kVectors; ++v) {
+        auto& sum = sums[m][(place + v) % kSums];
+        sum = hn::MulAdd(hn::Vec<F>{weights[v]}, hn::LoadU(d, x + m * columns + at - begin + v * kLanes), sum);
+      }
     }
   };
   for_each_block<Form>(packed, begin, end, [&](const Table<Form>& table, int64_t at, int64_t until) HWY_ATTR {
     for (; at + 64 <= until; at += 64) {
       add(table, at, 0);
-      add(table, at + 32, 2);
+      add(table, at + 32, kVectors);
     }
     if (at < until) add(table, at, 0);
   });
   for (int64_t m = 0; m < Rows; ++m) {
-    const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[m][0], sums[m][1]), _mm512_add_ps(sums[m][2], sums[m][3]));
-    out[m * out_stride] = _mm512_reduce_add_ps(sum);
+    auto sum = sums[m][0];
+    for (size_t i = 1; i < kSums; ++i) sum = hn::Add(sum, sums[m][i]);
+    out[m * out_stride] = hn::GetLane(hn::SumOfLanes(d, sum));
   }
 }
 
@@ -338,7 +403,7 @@ void all_dots(const Packed& packed, int64_t begin, int64_t end, const float* x, 
 
 bool dots_in_registers(const Packed& packed, int64_t begin, int64_t end, bool rounded, const float* x, int64_t num_x,
                        float* out, int64_t out_stride) {
-#if HWY_TARGET <= HWY_AVX3
+#if HWY_TARGET <= HWY_AVX2
   rounded ? all_dots<AsRounded>(packed, begin, end, x, num_x, out, out_stride)
           : all_dots<AsFloat>(packed, begin, end, x, num_x, out, out_stride);
   return true;
