@@ -240,7 +240,8 @@ void NF4LinearImpl::few_rows(const Tensor& x, Tensor out) const {
 void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
   const at::ScalarType compute = compute_type(x);
   if (x.size(0) == 0) return;
-  if (x.size(0) <= quant::kMaxRows && (compute == at::kFloat || compute == at::kBFloat16)) return few_rows(x, out);
+  const int64_t most = product_type(compute) == at::kFloat ? quant::kMaxRows : quant::kMaxRows / 2;
+  if (x.size(0) <= most && (compute == at::kFloat || compute == at::kBFloat16)) return few_rows(x, out);
   const Tensor input = product_operand(x, compute);
   const int64_t step = panel_size(out_features(), in_features(), input.scalar_type());
   for (int64_t first = 0; first < out_features(); first += step) {

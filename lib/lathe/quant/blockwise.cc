@@ -395,6 +395,9 @@ void all_dots(const Packed& packed, int64_t begin, int64_t end, const float* x, 
               int64_t out_stride) {
   const int64_t columns = end - begin;
   int64_t m = 0;
+  if constexpr (HWY_TARGET <= HWY_AVX3) {
+    for (; m + 8 <= num_x; m += 8) dots<Form, 8>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);
+  }
   for (; m + 4 <= num_x; m += 4) dots<Form, 4>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);
   for (; m + 2 <= num_x; m += 2) dots<Form, 2>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);
   if (m < num_x) dots<Form, 1>(packed, begin, end, x + m * columns, out + m * out_stride, out_stride);

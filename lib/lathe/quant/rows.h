@@ -9,7 +9,7 @@ namespace lathe::quant {
 /// out[m · out_stride + n - first_row] = Σ_k x[m, k] Ŵ[n, k] for rows n in [first_row, last_row) of W [.., columns]:
 /// the product for few rows x [num_x <= kMaxRows, columns], which decodes each row of W once, into cache. `rounded`: Ŵ
 /// is rounded to bfloat16. Single-threaded; how callers split rows does not change the result.
-constexpr int64_t kMaxRows = 8;
+constexpr int64_t kMaxRows = 16;
 void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
                    const float* x, int64_t num_x, float* out, int64_t out_stride);
 
