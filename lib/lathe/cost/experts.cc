@@ -22,7 +22,7 @@ Amount converted_bytes(const ExpertsCost& cost, Amount rows) {
     if (storage == Storage::Float32) return 0;
     if (storage == Storage::BFloat16) return matrix * kFloatBytes;
     const bool narrow = cost.compute == Storage::BFloat16;
-    const Amount panel = std::min(matrix * bytes_per_element(cost.compute), kPanelBytes);
+    const Amount panel = panel_bytes(cost.in_features, columns, cost.compute);
     return panel + (narrow ? 2 * rows * (cost.in_features + columns) : 0);
   };
   return std::max(of(cost.up_storage, cost.up_features()), of(cost.down_storage, cost.hidden_features));

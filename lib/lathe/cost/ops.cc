@@ -13,7 +13,7 @@ Amount conversion_bytes(const LinearCost& linear, Amount rows) {
   const Amount narrow_rows =
       linear.compute == Storage::BFloat16 ? 2 * rows * (linear.in_features + linear.out_features) : 0;
   if (linear.storage == Storage::FourBit)
-    return std::min(kPanelBytes, weight * bytes_per_element(linear.compute)) + narrow_rows;
+    return panel_bytes(linear.in_features, linear.out_features, linear.compute) + narrow_rows;
   Amount bytes = narrow_rows;
   const bool master = linear.trains && linear.storage == Storage::BFloat16;
   if (master) bytes += 2 * weight;  // rounded
@@ -127,6 +127,12 @@ Amount four_bit_bytes(Amount elements, Amount blocksize, bool double_quant) {
   const Amount num_blocks = std::ceil(elements / blocksize), codes = std::ceil(elements / 2), table = 16 * kFloatBytes;
   if (!double_quant) return codes + table + num_blocks * kFloatBytes;
   return codes + table + num_blocks + std::ceil(num_blocks / kNestedBlocksize) * kFloatBytes + 256 * kFloatBytes;
+}
+
+Amount panel_bytes(Amount in_features, Amount out_features, Storage compute) {
+  constexpr Amount kPanelBytes = 1 << 21, kPanelLines = 256;
+  const Amount widest = std::max(in_features, out_features) * bytes_per_element(compute);
+  return std::min(in_features * out_features * bytes_per_element(compute), std::max(kPanelBytes, kPanelLines * widest));
 }
 
 Value linear_product(Ledger& ledger, const Value& x, const LinearCost& linear) {

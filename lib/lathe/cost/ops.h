@@ -14,15 +14,14 @@
 /// component nn. Change the two together; tests/train/cost_test.cc holds them against each other.
 namespace lathe::cost {
 
-/// Of decoded weights at a time, as nn::NF4Linear has them.
-inline constexpr Amount kPanelBytes = 1 << 21;
-
 /// The type of a matrix in memory.
 enum class Storage { Float32, BFloat16, FourBit };
 /// Of the dense ones.
 Amount bytes_per_element(Storage storage);
 /// A quantised weight as nn::NF4Linear keeps it: codes, scales (quantised themselves or not) and tables.
 Amount four_bit_bytes(Amount elements, Amount blocksize, bool double_quant);
+/// What nn::NF4Linear holds decoded at a time.
+Amount panel_bytes(Amount in_features, Amount out_features, Storage compute);
 
 /// A linear layer as a training step sees it.
 struct LinearCost {
