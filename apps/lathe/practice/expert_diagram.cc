@@ -69,42 +69,46 @@ constexpr const char* kText =
 
 Diagram expert_diagram() {
   Drawing d;
-  d.text(250, 22, "x [T, D]: the tokens");
-  d.arrow(250, 30, 250, 56);
-  d.line(250, 42, 640, 42);
-  d.line(640, 42, 640, 438);
-  d.box(150, 58, 200, 38, "router (gate): z = x W'");
-  d.text(362, 82, "scores [T, E]", "shape");
-  d.arrow(250, 96, 250, 120);
-  d.box(150, 122, 200, 38, "softmax, top-k");
-  d.text(362, 136, "gates [T, k], sum 1", "shape");
-  d.arrow(350, 146, 450, 186);
-  d.box(440, 188, 180, 50, "load balancing");
-  d.text(530, 254, "auxiliary loss or bias, in training");
+  d.text(115, 18, "x [T, D]: the tokens");
+  d.arrow(115, 26, 115, 48);
+  d.line(115, 36, 352, 36);
+  d.line(352, 36, 352, 438);
+  d.box(30, 50, 170, 36, "router (gate): z = x W'");
+  d.arrow(115, 86, 115, 116);
+  d.text(124, 106, "scores [T, E]", "shape");
+  d.box(30, 118, 170, 36, "softmax, top-k");
+  d.arrow(200, 136, 220, 136);
+  d.box(222, 118, 118, 36, "load balancing");
+  d.text(222, 170, "auxiliary loss", "shape");
+  d.text(222, 185, "or bias, in training", "shape");
+  d.text(6, 178, "gates [T, k],", "shape");
+  d.text(6, 194, "sum 1", "shape");
   const char* const names[] = {"expert 1", "expert 2", "expert 3", "expert E"};
+  const int left[] = {6, 84, 162, 266};
   for (int i = 0; i < 4; ++i) {
     const bool chosen = i == 1 || i == 3;
-    const int x = 20 + 125 * i, middle = x + 52;
-    d.arrow(250, 160, middle, 278, chosen ? "on" : "off");
-    d.box(x, 280, 104, 46, names[i], chosen ? "on" : "off");
-    d.arrow(middle, 326, 250, 372, chosen ? "on" : "off");
+    const int middle = left[i] + 35;
+    d.arrow(115, 154, middle, 278, chosen ? "on" : "off");
+    d.box(left[i], 280, 70, 40, names[i], chosen ? "on" : "off");
+    d.arrow(middle, 320, 115, 372, chosen ? "on" : "off");
   }
-  d.text(384, 307, "...");
-  d.text(20, 186, "dispatch: tokens", "shape");
-  d.text(20, 202, "sorted by expert", "shape");
-  d.text(510, 300, "each an MLP D, F, D;", "shape");
-  d.text(510, 316, "only k of them run", "shape");
-  d.box(150, 374, 200, 38, "weighted combination");
-  d.text(362, 398, "sum of gate x expert(x)", "shape");
-  d.arrow(250, 412, 250, 430);
-  d.text(250, 444, "+");
-  d.arrow(640, 438, 264, 438);
-  d.text(580, 456, "residual");
-  d.arrow(250, 450, 250, 470);
-  d.text(250, 488, "y [T, D]");
-  d.text(360, 488, "T tokens, D width, F hidden width, E experts, k chosen", "shape");
+  d.text(249, 304, "...");
+  d.text(248, 210, "dispatch: tokens", "shape");
+  d.text(248, 226, "sorted by expert", "shape");
+  d.text(222, 354, "each an MLP D, F, D;", "shape");
+  d.text(222, 370, "only k of them run", "shape");
+  d.box(30, 374, 170, 36, "weighted combination");
+  d.text(208, 396, "sum of gate x expert(x)", "shape");
+  d.arrow(115, 410, 115, 430);
+  d.text(115, 442, "+");
+  d.arrow(352, 438, 128, 438);
+  d.text(250, 432, "residual");
+  d.arrow(115, 448, 115, 470);
+  d.text(115, 486, "y [T, D]");
+  d.text(6, 514, "T tokens, D width, F hidden width, E experts,", "shape");
+  d.text(6, 530, "k chosen", "shape");
   const char* title = "A mixture-of-experts layer in the place of a Transformer block's MLP";
-  return {title, kText, d.svg(700, 500, title)};
+  return {title, kText, d.svg(360, 538, title)};
 }
 
 }  // namespace lathe::app::practice
