@@ -221,9 +221,10 @@ class Parser {
     CLI::App* practice =
         verb("practice", "Answer a question of the practice exam with numbers and a run that proves them",
              "lathe practice 3b --full --html 3b.html");
-    practice->add_option("QUESTION", line_.recipe, "A question, or all; without it the questions are listed");
-    practice->add_flag("--full", line_.full, "The long run, of minutes");
-    practice->add_option("--html", line_.out, "Also write the answer as a page")->option_text("FILE");
+    CLI::Option* question =
+        practice->add_option("QUESTION", line_.recipe, "A question, or all; without it the questions are listed");
+    practice->add_flag("--full", line_.full, "The long run, of minutes")->needs(question);
+    practice->add_option("--html", line_.out, "Also write the answer as a page")->option_text("FILE")->needs(question);
     CLI::App* doctor =
         verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");
     doctor->add_flag("--json", line_.json, "One JSON object");

@@ -1,5 +1,6 @@
 #include "practice/question.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,14 @@ std::vector<const practice::Question*> chosen(const std::string& id) {
               Diagnostic{"lathe practice", 0, 0, "", "unknown question " + quote(id), "known: " + join(known, ", ")});
 }
 
+std::string with_long_run() {
+  std::vector<std::string> ids;
+  for (const practice::Question* question : practice::questions()) {
+    if (question->has_long_run) ids.emplace_back(question->id);
+  }
+  return join(ids, ", ");
+}
+
 }  // namespace
 
 int run_practice(const CommandLine& line) {
@@ -34,6 +43,11 @@ int run_practice(const CommandLine& line) {
     return 0;
   }
   const auto questions = chosen(line.recipe);
+  const auto is_long = [](const practice::Question* question) { return question->has_long_run; };
+  if (line.full && std::none_of(questions.begin(), questions.end(), is_long))
+    throw Error(ErrorKind::Config,
+                Diagnostic{"lathe practice", 0, 0, "", quote(line.recipe) + " has no long run (--full)",
+                           "questions with one: " + with_long_run()});
   if (!line.out.empty()) {
     require_writable(line.out);
     require_replaceable(line.out, ".html");

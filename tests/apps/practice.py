@@ -2,6 +2,7 @@
 
     LATHE=build/release/bin/lathe [CHROMIUM=chromium] python3 tests/apps/practice.py
 """
+import html
 import json
 import os
 import re
@@ -17,19 +18,48 @@ LATHE, CHROMIUM = os.environ["LATHE"], os.environ.get("CHROMIUM")
 NUMBERS = {
     "1a": ["268,435,456", "2,147,483,648", "2,415,919,104", "57,982,058,496", "59,373,627,899,904 FLOPs (59.37 TFLOPs)",
            "178,120,883,699,712 FLOPs (178.1 TFLOPs)", "(237.5 TFLOPs)", "+0.16 %", "+0.76 %"],
-    "1b": ["11,811,160,064 B", "(283.5 GB, 264 GiB)", "270,336", "10,739,515,392 B", "(257.7 GB, 240.05 GiB)", "192 GiB", "(23.62 GB, 22 GiB)", "12 u", "10 u"],
+    "1b": ["1 MB is 10^6 bytes, 1 MiB is 2^20 bytes", "11,811,160,064 B", "(283.5 GB, 264 GiB)", "270,336", "10,739,515,392 B", "(257.7 GB, 240.05 GiB)", "192 GiB", "(23.62 GB, 22 GiB)", "12 u", "10 u"],
     "1c": ["4 s^2 c = 4 s c d_s = 4 x 512 x 256 x 512 at s = 512"],
     "2a": ["24 x (20 u + 4 s) x 4 B x 8 = 2,013,659,136 B"],
-    "2b": ["(loss / accumulation_steps).backward()", "optimizer.step()", "optimizer.zero_grad()"],
+    "2b": ["(loss / accumulation_steps).backward()", "optimizer.step()", "optimizer.zero_grad()"] + [
+        f"\nWrong: {what}\n    {line};\n" for what, line in (("without the division", "loss.backward()"),
+                                                          ("zero_grad before every backward pass", "optimizer.zero_grad()"),
+                                                          ("step and zero_grad after every micro-batch", "(loss / accumulation_steps).backward()"),
+                                                          ("no zero_grad", "(loss / accumulation_steps).backward()"))],
     "2c": ["22 GiB", "26 GiB", "34 GiB", "43 GiB", "62 GiB", "81.5 GiB", "121 GiB", "240.5 GiB", "(1 + 2 + 1) / (1 + 2) = 1.33333", "(1 + 1 + 1) / (1 + 1) = 1.5"],
     "3a": ["46,702,792,704", "12,879,925,248", "router (gate)", "top-k", "weighted combination", "load balancing"],
     "3b": ["auxiliary loss 0.1: cures", "bias 0.01: cures"],
-    "4a": ["4,194,304", "32,768", "0.0078125 (0.78 %)", "0.015625 (1.56 %)"],
+    "4a": ["a multiply-add counts 2 FLOPs", "4,194,304", "32,768", "= 1 / 128", "0.0078125 (0.78 %)", "0.015625 (1.56 %)"],
     "4b": ["0.02^2 x sqrt(256 x 4) = 0.0128", "1,280", "17,664"],
-    "4c": ["1 / 512", "1 / 256", "4 + 4 + 4 + 4 = 16", "2 + 2 + 4 + 4 + 4 = 16", "0.515869"],
+    "4c": ["1/512", "16 against 0.516", "1,000 steps", "0 of 4096", "1 / 512", "1 / 256", "4 + 4 + 4 + 4 = 16", "2 + 2 + 4 + 4 + 4 = 16", "0.515869"],
     "4d": ["A's is exactly 0, B's is not"],
     "4e": ["2/3 + 2 x 8 / 4,096 = 0.670573", "0.713265", "0.691717", "= 0.75"],
 }
+
+# Before the page's scripts: what canvases write, and how large.
+WATCH = """<script>
+const drawn = [], fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+  drawn.push([String(text), parseFloat(this.font.match(/([\\d.]+)px/)[1]) * (this.canvas.clientWidth || this.canvas.width) / this.canvas.width]);
+  return fillText.call(this, text, ...place);
+};
+</script>"""
+# After them: every visible text with its size on the screen, and the places of the texts in drawings.
+MEASURE = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const texts = [...drawn];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.getClientRects().length) continue;
+    const scale = element.ownerSVGElement ? element.getScreenCTM().a : 1;
+    texts.push([text, parseFloat(getComputedStyle(element).fontSize) * scale]);
+  }
+  const place = element => (({left, top, right, bottom}) => [left, top, right, bottom])(element.getBoundingClientRect());
+  const drawings = [...document.querySelectorAll(".diagram svg")].map(svg => [place(svg), [...svg.querySelectorAll("text")].map(text => [text.textContent, place(text)])]);
+  parent.postMessage(JSON.stringify({width: innerWidth, texts, drawings}), "*");
+}, 500));
+</script>"""
 
 
 def lathe(*words):
@@ -87,6 +117,13 @@ class PracticeTest(unittest.TestCase):
         done = lathe()
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual([line[:4] for line in done.stdout.splitlines()], [name + "  " for name in NUMBERS])
+        for words, needed in ((["--html", "answers.html"], "--html requires QUESTION"), (["--full"], "--full requires QUESTION")):
+            done = lathe(*words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn(needed, done.stderr)
+        done = lathe("1a", "--full")
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertEqual(done.stderr, 'error: lathe practice: "1a" has no long run (--full) (questions with one: 3b)\n')
         done = lathe("9z")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertRegex(done.stderr, r'^error: lathe practice: unknown question "9z" \(known: 1a, .*4e, all\)\n$')
@@ -113,6 +150,30 @@ class PracticeTest(unittest.TestCase):
             rows = browser.pixels(picture)
             self.assertEqual(len(rows[0]), 390)
             self.assertEqual({pixel for row in rows for pixel in row[-10:]}, {(0xF6, 0xF7, 0xF9)})  # the margin: nothing sticks out
+
+        def test_all_texts_are_large_enough_on_a_phone(self):
+            with open(self.page, encoding="utf-8") as file:
+                text = file.read()
+            text, policies = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', lambda _: WATCH, text)
+            self.assertEqual(policies, 1)
+            inner, outer = os.path.join(self.folder, "measured.html"), os.path.join(self.folder, "phone.html")
+            with open(inner, "w", encoding="utf-8") as file:
+                file.write(text.replace("</body>", MEASURE + "</body>"))
+            with open(outer, "w", encoding="utf-8") as file:  # a window of Chromium's is at least 500 wide, a frame need not be
+                file.write('<iframe src="measured.html" width="390" height="844" style="border: 0"></iframe>'
+                           "<script>onmessage = event => document.body.textContent = event.data</script>")
+            dom, console = browser.browse(CHROMIUM, self.folder, outer, "--dump-dom", browser.LIGHT)
+            self.assertEqual(console, [])
+            found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", dom, re.S).group(1)))
+            self.assertEqual(found["width"], 390)
+            self.assertGreater(len(found["texts"]), 1000)
+            self.assertEqual([(text, size) for text, size in found["texts"] if size < 11], [])
+            for (left, top, right, bottom), texts in found["drawings"]:
+                self.assertGreater(len(texts), 10)
+                for i, (text, place) in enumerate(texts):
+                    self.assertTrue(left <= place[0] and place[2] <= right and top <= place[1] and place[3] <= bottom, text)
+                    for other, (x1, y1, x2, y2) in texts[:i]:
+                        self.assertTrue(x2 <= place[0] or place[2] <= x1 or y2 <= place[1] or place[3] <= y1, (text, other))
 
 
 if __name__ == "__main__":

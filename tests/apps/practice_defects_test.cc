@@ -34,6 +34,15 @@ struct LoopTrace {
   }
 };
 
+TEST(ExamLoop, ShowsTheStatementsThatItRuns) {
+  EXPECT_EQ(filling_code(Filling::Undivided),
+            "loss.backward();\n"
+            "if ((batch_idx + 1) % accumulation_steps == 0) {\n"
+            "    optimizer.step();\n"
+            "    optimizer.zero_grad();\n"
+            "}\n");
+}
+
 TEST(ExamLoop, MendedStepsOnceWithTheMeanOfTheWindow) {
   const LoopTrace trace(Filling::Mended);
   EXPECT_THAT(trace.gradients, ElementsAre(2.5));

@@ -1,12 +1,15 @@
 #include <gmock/gmock.h>
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 
 #include <cmath>
+#include <set>
 
 #include "practice/measure.h"
 #include "practice/question.h"
 #include "practice/working.h"
+#include "wrong_formulas.h"
 
 namespace lathe::app::practice {
 namespace {
@@ -70,17 +73,52 @@ TEST_P(WrongFormula, FailsEveryClaimOnIt) {
   EXPECT_GE(num_claims, 1);
 }
 
-// 3b compares runs with one another, not with a formula.
-std::vector<const Question*> with_formulas() {
+std::vector<const Question*> all_but(const std::set<std::string>& ids) {
   std::vector<const Question*> chosen;
   for (const Question* question : questions()) {
-    if (std::string(question->id) != "3b") chosen.push_back(question);
+    if (!ids.contains(question->id)) chosen.push_back(question);
   }
   return chosen;
 }
 
-INSTANTIATE_TEST_SUITE_P(Question, WrongFormula, ::testing::ValuesIn(with_formulas()),
-                         [](const auto& info) { return std::string(info.param->id); });
+std::string id_of(const ::testing::TestParamInfo<const Question*>& info) { return info.param->id; }
+
+// 3b compares runs with one another.
+INSTANTIATE_TEST_SUITE_P(Question, WrongFormula, ::testing::ValuesIn(all_but({"3b"})), id_of);
+
+// The formulas of component cost, one by one: where a question uses it, a claim of the question fails.
+class WrongCost : public ::testing::TestWithParam<const Question*> {
+ protected:
+  void TearDown() override { formulas().wrong.clear(); }
+};
+
+TEST_P(WrongCost, FailsAClaim) {
+  formulas().called.clear();
+  EXPECT_TRUE(all_hold(GetParam()->answer({})));
+  const std::set<std::string> used = formulas().called;
+  EXPECT_GE(used.size(), 1);
+  for (const std::string& formula : used) {
+    formulas().wrong = formula;
+    EXPECT_FALSE(all_hold(GetParam()->answer({}))) << formula << " is wrong and no claim fails";
+  }
+}
+
+// The others rest on no cost.
+INSTANTIATE_TEST_SUITE_P(Question, WrongCost, ::testing::ValuesIn(all_but({"2b", "3b", "4d"})), id_of);
+
+// How much runs again in a recomputation depends on who makes the products.
+TEST(Recomputation, IsCountedWhereLibTorchMakesTheProductsToo) {
+  const bool enabled = at::globalContext().userEnabledMkldnn();
+  at::globalContext().setUserEnabledMkldnn(false);
+  for (const Question* question : questions()) {
+    if (std::set<std::string>{"1a", "1b", "2a", "2c", "4e"}.contains(question->id)) {
+      for (const Claim& claim : question->answer({}).claims)
+        EXPECT_TRUE(claim.holds) << question->id << " " << claim.text << ": " << claim.derived << ", "
+                                 << claim.measured;
+    }
+  }
+  at::globalContext().setUserEnabledMkldnn(enabled);
+}
 
 }  // namespace
 }  // namespace lathe::app::practice

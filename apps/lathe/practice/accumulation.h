@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "lathe/optim/optimizer.h"
@@ -20,6 +21,8 @@ enum class Filling {
   StepAlways,  ///< step and zero_grad after every micro-batch
   NeverZero,   ///< no zero_grad
 };
+/// The statements that run, a line each.
+std::string filling_code(Filling filling);
 
 /// The exam's training loop: it takes these and has computed `loss`. Lathe's own loop is train::Stepper.
 struct ExamLoop {

@@ -1,6 +1,7 @@
 // Question 2b: the training loop with two blanks.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/remainder.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -155,10 +156,26 @@ std::vector<Tensor> stepped(const std::vector<int64_t>& micro_batches) {
   return weights;
 }
 
-void claim_close_gradients(Working& working, const char* text, const std::vector<Tensor>& measured,
+void claim_close_gradients(Working& working, const std::string& text, const std::vector<Tensor>& measured,
                            const std::vector<Tensor>& expected) {
   const double difference = largest_difference(measured, expected);
-  working.claim(text, "at most 1e-12 apart", short_number(difference), difference <= 1e-12);
+  working.claim(text, "at most 1e-12 apart", short_number(difference), difference <= kApart);
+}
+
+std::vector<Tensor> sum_of(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  std::vector<Tensor> sums;
+  for (size_t i = 0; i < a.size(); ++i) sums.push_back(a[i] + b[i]);
+  return sums;
+}
+
+// What each filling does, told by the run.
+void show_filling(Working& working, const char* title, Filling filling, std::string symptom) {
+  working.answer.listings.push_back({title, filling_code(filling), std::move(symptom)});
+}
+
+std::string norms_text(const std::vector<Tensor>& found, const std::vector<Tensor>& right) {
+  return "the gradient before the step has norm " + short_number(norm_of(found)) + ", that of the batch of " +
+         std::to_string(kWindow * kPerBatch) + " has " + short_number(norm_of(right));
 }
 
 void measure_fillings(Working& working, Amount factor, Amount steps, Amount batches) {
@@ -168,51 +185,92 @@ void measure_fillings(Working& working, Amount factor, Amount steps, Amount batc
   const LoopRun mended = run_loop(Filling::Mended), undivided = run_loop(Filling::Undivided),
                 zero_first = run_loop(Filling::ZeroFirst), always = run_loop(Filling::StepAlways),
                 never_zero = run_loop(Filling::NeverZero);
+  const auto counted = [](const LoopRun& run) { return static_cast<Amount>(run.gradients.size()); };
   claim_close_gradients(working, "Mended: the window's gradient is that of one batch of 16", mended.gradients[0],
                         whole);
-  working.claim_equal("Mended: optimizer steps", steps, static_cast<Amount>(mended.gradients.size()));
-  working.claim_close("Without the division: the gradient is so many times too large", factor,
-                      norm_of(undivided.gradients[0]) / norm_of(whole), 1e-12);
+  working.claim_equal("Mended: optimizer steps", steps, counted(mended));
+  show_filling(working, "Mended, as it runs", Filling::Mended,
+               "Right: " + norms_text(mended.gradients[0], whole) + "; " + amount_text(counted(mended)) + " steps.");
+  const double too_large = norm_of(undivided.gradients[0]) / norm_of(whole);
+  working.claim_close("Without the division: the gradient is so many times too large", factor, too_large, kApart);
+  show_filling(
+      working, "Wrong: without the division", Filling::Undivided,
+      "Symptom: " + norms_text(undivided.gradients[0], whole) + ", " + short_number(too_large) + " times too large.");
+  const auto last = scaled(batch_gradient(model, window_samples - kPerBatch, kPerBatch), 1.0 / kWindow);
   claim_close_gradients(
       working, "zero_grad before every backward pass: only the last micro-batch counts, a quarter of its gradient",
-      zero_first.gradients[0], scaled(batch_gradient(model, window_samples - kPerBatch, kPerBatch), 1.0 / kWindow));
-  working.claim_equal("Step and zero_grad after every micro-batch: optimizer steps", batches,
-                      static_cast<Amount>(always.gradients.size()));
-  std::vector<Tensor> leaked;
-  for (size_t i = 0; i < whole.size(); ++i) leaked.push_back(never_zero.gradients[1][i] - never_zero.gradients[0][i]);
-  const double share = norm_of(never_zero.gradients[0]) / norm_of(leaked);
-  working.claim("No zero_grad: the second window's gradient still holds all of the first", "over 0.1 of its own",
-                short_number(share), share > 0.1);
+      zero_first.gradients[0], last);
+  show_filling(working, "Wrong: zero_grad before every backward pass", Filling::ZeroFirst,
+               "Symptom: " + norms_text(zero_first.gradients[0], whole) +
+                   "; it is a quarter of the last micro-batch's, the other three are lost.");
+  working.claim_equal("Step and zero_grad after every micro-batch: optimizer steps", batches, counted(always));
+  claim_close_gradients(working, "... the first of them with a quarter of the first micro-batch's gradient",
+                        always.gradients[0], scaled(batch_gradient(model, 0, kPerBatch), 1.0 / kWindow));
+  show_filling(working, "Wrong: step and zero_grad after every micro-batch", Filling::StepAlways,
+               "Symptom: " + amount_text(counted(always)) + " steps in place of " + amount_text(counted(mended)) +
+                   ", each with a quarter of one micro-batch's gradient: nothing accumulates.");
+  claim_close_gradients(working, "No zero_grad: the second window steps with the first window's gradient and its own",
+                        never_zero.gradients[1], sum_of(mended.gradients[0], mended.gradients[1]));
+  show_filling(working, "Wrong: no zero_grad", Filling::NeverZero,
+               "Symptom: the second step's gradient has norm " + short_number(norm_of(never_zero.gradients[1])) +
+                   " where the window's own has " + short_number(norm_of(mended.gradients[1])) +
+                   ": it still holds the first window's, and grows with every window.");
+}
+
+// From the second moment's square root Adam's first step is g / (|g| + eps): of any multiple of g almost the same.
+void measure_adam(Working& working) {
   const LoopRun adam = run_loop<optim::Adam>(Filling::Mended, kWindow),
-                adam_undivided = run_loop<optim::Adam>(Filling::Undivided, kWindow);
-  std::vector<Tensor> apart;
-  for (size_t i = 0; i < adam.moves.size(); ++i) apart.push_back(adam_undivided.moves[i] - adam.moves[i]);
-  const double hidden = norm_of(apart) / norm_of(adam.moves);
-  working.claim(
-      "Adam divides the gradient by its own size, so that it hides a missing division (but clipping does not)",
-      "a step that differs by less than 1 %", short_number(100 * hidden) + " %", hidden < 0.01);
+                undivided = run_loop<optim::Adam>(Filling::Undivided, kWindow);
+  const double eps = optim::AdamOptions().eps;
+  std::vector<Tensor> apart, promised, step;
+  for (size_t i = 0; i < adam.moves.size(); ++i) {
+    const Tensor g = adam.gradients[0][i];
+    apart.push_back(undivided.moves[i] - adam.moves[i]);
+    step.push_back(g / (g.abs() + eps));
+    promised.push_back(g / (g.abs() + eps / kWindow) - step.back());
+  }
+  const Amount share = working.derive(
+      "Adam hides a missing division (clipping does not): its first step is g / (|g| + eps), and 4 g differ from g by",
+      filled("|g / (|g| + {} / {}) - g / (|g| + {})|, as a share", {eps, kWindow, eps}),
+      norm_of(promised) / norm_of(step), Unit::Share);
+  // The moves are differences of weights near 1, of 53 bits; they differ in their eighth digit.
+  working.claim_close("Adam: the step without the division differs from the right one by this share", share,
+                      norm_of(apart) / norm_of(adam.moves), 1e-4, Unit::Share);
 }
 
 void measure_gaps(Working& working) {
-  const SmallMixer model(kLoopMixer, "2b", at::kDouble);
-  const LoopRun partial = run_loop(Filling::Mended, kWindow + 2);
-  const double left = norm_of(partial.left);
-  working.claim("The loop drops a partial last window: with 6 batches, the gradients of the last 2 are never used",
-                "over 0 and 1 step", short_number(left) + " and " + std::to_string(partial.gradients.size()) + " step",
-                left > 0 && partial.gradients.size() == 1);
+  SmallMixer model(kLoopMixer, "2b", at::kDouble);
+  const auto whole = batch_gradient(model, 0, 16);
   // Micro-batches of 1, 2, 3 and 10 samples: the mean of their means is not the mean.
-  std::vector<Tensor> means = scaled(batch_gradient(model, 0, 16), 0);
+  std::vector<Tensor> means = scaled(whole, 0);
+  const LoopData data;
+  const Tensor logits = model.forward(data.x.narrow(0, 0, 16));
+  Tensor weighted = at::zeros({}, at::kDouble);
   int64_t first = 0;
   for (const int64_t size : {1, 2, 3, 10}) {
-    const auto part = scaled(batch_gradient(model, std::exchange(first, first + size), size), 1.0 / kWindow);
-    for (size_t i = 0; i < part.size(); ++i) means[i] += part[i];
+    means = sum_of(means, scaled(batch_gradient(model, first, size), 1.0 / kWindow));
+    weighted = weighted + nn::cross_entropy_sum(logits.narrow(0, first, size), data.labels.narrow(0, first, size)) /
+                              (kWindow * size);
+    first += size;
   }
-  const double ragged = largest_difference(means, batch_gradient(model, 0, 16));
-  working.claim("Dividing by the number of micro-batches is wrong when they are of different sizes (1, 2, 3, 10)",
-                "over 0.01 apart", short_number(ragged), ragged > 0.01);
+  const double from_weighted = largest_difference(means, gradient_of(model, weighted)),
+               from_mean = largest_difference(means, whole);
+  working.claim(
+      "Micro-batches of 1, 2, 3 and 10 samples: a sample of the first weighs 1 / (4 x 1), of the last 1 / (4 x 10), "
+      "not 1 / 16",
+      "at most 1e-12 from the sum so weighted, more from the mean's gradient",
+      short_number(from_weighted) + ", " + short_number(from_mean), from_weighted <= kApart && from_mean > kApart);
   claim_close_gradients(working, "Lathe's Stepper divides by the window's items: the step of 1, 2, 3, 10 is that of 16",
                         stepped({1, 2, 3, 10}), stepped({16}));
-  claim_close_gradients(working, "... and a partial window is a step of its own: 4, 2 is 6", stepped({4, 2}),
+  const LoopRun partial = run_loop(Filling::Mended, kWindow + 2);
+  working.claim_equal("Optimizer steps in 6 batches",
+                      working.derive("Optimizer steps in 6 batches", "6 / 4, rounded down", std::floor(6.0 / kWindow)),
+                      static_cast<Amount>(partial.gradients.size()));
+  const auto parameters = model.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) parameters[i].second.detach().add_(partial.moves[i]);
+  claim_close_gradients(working, "... and drops the partial window: half of the gradient of the last 2 batches is left",
+                        partial.left, scaled(batch_gradient(model, kWindow * kPerBatch, 2 * kPerBatch), 2.0 / kWindow));
+  claim_close_gradients(working, "... for Lathe's Stepper it is a step of its own: 4, 2 is 6", stepped({4, 2}),
                         stepped({6}));
 }
 
@@ -265,6 +323,7 @@ Answer answer_accumulation_loop(const Settings& settings) {
                                       batches / kWindow);
   const Amount always = working.derive("... when the step stands outside of the condition", "one per batch", batches);
   measure_fillings(working, factor, steps, always);
+  measure_adam(working);
   measure_gaps(working);
   draw_losses(working);
   return std::move(working.answer);

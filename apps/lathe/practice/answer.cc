@@ -111,7 +111,8 @@ std::string question_html(const Question& question, const Answer& answer, const 
                     paragraph(question.text) + "<p><strong>In short: </strong>" + escape_html(answer.in_short) +
                     "</p>\n";
   for (const Listing& listing : answer.listings)
-    out += "<h3>" + escape_html(listing.title) + "</h3>\n<pre class=\"code\">" + escape_html(listing.code) + "</pre>\n";
+    out += "<h3>" + escape_html(listing.title) + "</h3>\n<pre class=\"code\">" + escape_html(listing.code) +
+           "</pre>\n" + (listing.symptom.empty() ? "" : paragraph(listing.symptom));
   for (const Diagram& diagram : answer.diagrams)
     out += "<figure class=\"diagram\"><figcaption><h3>" + escape_html(diagram.title) + "</h3></figcaption>\n" +
            diagram.svg + "</figure>\n";
@@ -149,7 +150,9 @@ std::string short_number(double value) {
 std::string answer_text(const Question& question, const Answer& answer) {
   std::string out = std::string(question.id) + "  " + question.title + "\n" + wrapped(question.text, "  ") + "\n";
   out += wrapped("In short: " + answer.in_short, "  ") + "\n";
-  for (const Listing& listing : answer.listings) out += listing.title + "\n" + indented(listing.code) + "\n";
+  for (const Listing& listing : answer.listings)
+    out += listing.title + "\n" + indented(listing.code) +
+           (listing.symptom.empty() ? "" : wrapped(listing.symptom, "  ")) + "\n";
   for (const Diagram& diagram : answer.diagrams) out += diagram.title + "\n" + indented(diagram.text) + "\n";
   for (const Step& step : answer.derivation) {
     out += wrapped(step.text, "  ");

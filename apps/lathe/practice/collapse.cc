@@ -25,7 +25,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kClusters = 16, kWidth = 16, kHidden = 32, kTokens = 1024, kTestTokens = 8192, kSnapshotEvery = 25;
+constexpr int64_t kWidth = 16, kHidden = 32, kTokens = 1024, kSnapshotEvery = 25;
 constexpr double kLearningRate = 3e-3, kCentreScale = 1.3, kSpread = 0.5;
 const double kOffset = 3 * std::sqrt(static_cast<double>(kWidth));
 
@@ -40,8 +40,8 @@ struct Task {
 
   explicit Task(uint64_t seed_)
       : seed(seed_),
-        centres(normal({kClusters, kWidth}, "centres") * kCentreScale),
-        maps(normal({kClusters, kWidth, kWidth}, "maps") / std::sqrt(static_cast<double>(kWidth))),
+        centres(normal({kCollapseClusters, kWidth}, "centres") * kCentreScale),
+        maps(normal({kCollapseClusters, kWidth, kWidth}, "maps") / std::sqrt(static_cast<double>(kWidth))),
         offset(normal({kWidth}, "offset")) {
     offset = offset / offset.norm() * kOffset;
   }
@@ -53,7 +53,7 @@ struct Task {
   Batch draw(int64_t size, uint64_t index) const {
     const uint64_t key = make_key(seed, name_key("batch"), index);
     Batch batch;
-    batch.cluster = (nn::counter_uniform({size}, make_key(key, 1)) * kClusters).to(at::kLong);
+    batch.cluster = (nn::counter_uniform({size}, make_key(key, 1)) * kCollapseClusters).to(at::kLong);
     const Tensor spread = nn::counter_normal({size, kWidth}, make_key(key, 2)).to(at::kFloat) * kSpread;
     const Tensor inner = centres.index_select(0, batch.cluster) + spread;
     batch.y = at::bmm(maps.index_select(0, batch.cluster), inner.unsqueeze(2)).squeeze(2);
@@ -113,9 +113,10 @@ std::shared_ptr<nn::RouterBase> make_router(const CollapseCase& which, const Tas
 
 // I(expert; cluster) / ln E from the joint counts of assignments.
 double mutual_information(const nn::Routing& routing, const Tensor& cluster) {
-  const Tensor cell = routing.expert_A * kClusters + cluster.index_select(0, routing.token_A);
-  const Tensor joint =
-      at::bincount(cell, {}, kCollapseExperts * kClusters).to(at::kDouble).view({kCollapseExperts, kClusters});
+  const Tensor cell = routing.expert_A * kCollapseClusters + cluster.index_select(0, routing.token_A);
+  const Tensor joint = at::bincount(cell, {}, kCollapseExperts * kCollapseClusters)
+                           .to(at::kDouble)
+                           .view({kCollapseExperts, kCollapseClusters});
   const Tensor p = joint / joint.sum(), independent = p.sum(1, true) * p.sum(0, true);
   const Tensor terms = at::where(p > 0, p * (p / independent).log(), at::zeros_like(p));
   return terms.sum().item<double>() / std::log(static_cast<double>(kCollapseExperts));
@@ -182,7 +183,7 @@ CollapseRun run_collapse(const CollapseCase& which, uint64_t seed) {
     layer->end_window();
   }
   const at::NoGradGuard no_grad;
-  const Batch fresh = task.draw(kTestTokens, kCollapseSteps);
+  const Batch fresh = task.draw(kCollapseTestTokens, kCollapseSteps);
   // A key of its own: the random router draws at all times.
   const Tensor y = layer->forward(fresh.x, {.key = make_key(seed, name_key("test"))});
   run.final = snapshot_of(kCollapseSteps, relative_error(y, fresh), *layer, fresh);

@@ -44,7 +44,8 @@ struct CollapseRun {
   std::vector<CollapseSnapshot> history;
 };
 
-inline constexpr int64_t kCollapseExperts = 8, kCollapseSteps = 1500;
+inline constexpr int64_t kCollapseExperts = 8, kCollapseClusters = 16, kCollapseSteps = 1500,
+                         kCollapseTestTokens = 8192;
 
 /// 16 Gaussian clusters, each with a linear map of its own, whose inputs share a large constant; 8 experts learn the
 /// maps together. Data, weights and noise are functions of `seed`. Meant for one thread.

@@ -72,8 +72,34 @@ Table stages(const Tensor& x, const nn::Routing& routing, const nn::ExpertGroups
 }
 
 struct DerivedExperts {
-  Amount total, per_token, router, of_one_token, mixtral_experts;
+  Amount total, active, per_token, router, of_one_token;
+  Amount mixtral_experts, mixtral_total, mixtral_active;
 };
+
+void derive_mixtral(Working& working, DerivedExperts& derived) {
+  const arch::DecoderArch arch = mixtral_8x7b().arch;
+  const auto layers = static_cast<Amount>(arch.num_hidden_layers), vocabulary = static_cast<Amount>(arch.vocab_size);
+  const auto queries = static_cast<Amount>(arch.query_size()), keys = static_cast<Amount>(arch.key_value_size());
+  const cost::ExpertSizes m = {static_cast<Amount>(arch.hidden_size), static_cast<Amount>(arch.moe->expert_size),
+                               static_cast<Amount>(arch.moe->num_experts), static_cast<Amount>(arch.moe->top_k)};
+  derived.mixtral_experts =
+      working.derive("Mixtral-8x7B, E = 8, k = 2, 32 blocks: the experts and routers of all",
+                     filled("{} x ({} x 3 x {} x {} + {} x {})",
+                            {layers, m.num_experts, m.width, m.hidden_size, m.width, m.num_experts}),
+                     layers * cost::expert_layer_parameters(m));
+  const Amount rest = working.derive(
+      "... all the rest: embeddings and head, attention of 32 query and 8 key and value heads, norms",
+      filled("2 x {} x {} + {} x (2 x {} x {} + 2 x {} x {} + 2 x {}) + {}",
+             {vocabulary, m.width, layers, m.width, queries, m.width, keys, m.width, m.width}),
+      2 * vocabulary * m.width + layers * (2 * m.width * queries + 2 * m.width * keys + 2 * m.width) + m.width);
+  derived.mixtral_total = working.derive("... parameters in total", filled("{} + {}", {derived.mixtral_experts, rest}),
+                                         derived.mixtral_experts + rest);
+  const Amount met = layers * cost::active_expert_parameters(m);
+  derived.mixtral_active = working.derive(
+      "... active for one token: routers, two experts of eight, and all the rest",
+      filled("{} x (2 x 3 x {} x {} + {} x {}) + {}", {layers, m.width, m.hidden_size, m.width, m.num_experts, rest}),
+      met + rest);
+}
 
 DerivedExperts derive_experts(Working& working) {
   const cost::ExpertSizes& s = kExperts;
@@ -93,8 +119,9 @@ DerivedExperts derive_experts(Working& working) {
       working.derive("The run's layer, D = 32, F = 64, E = 8, k = 2, SwiGLU: parameters in total, experts and router",
                      filled("E (3 D F) + D E = 8 x 3 x {} x {} + {} x 8", {s.width, s.hidden_size, s.width}),
                      cost::expert_layer_parameters(s));
-  working.derive("... active for one token", filled("2 x 3 x {} x {} + {} x 8", {s.width, s.hidden_size, s.width}),
-                 cost::active_expert_parameters(s));
+  derived.active =
+      working.derive("... active for one token", filled("2 x 3 x {} x {} + {} x 8", {s.width, s.hidden_size, s.width}),
+                     cost::active_expert_parameters(s));
   derived.of_one_token = working.derive("... of them in experts", filled("2 x 3 x {} x {}", {s.width, s.hidden_size}),
                                         cost::active_expert_parameters(s) - s.width * s.num_experts);
   derived.per_token = working.derive(
@@ -103,20 +130,7 @@ DerivedExperts derive_experts(Working& working) {
   derived.router =
       working.derive("FLOPs of the router, per token", filled("2 D E = 2 x {} x {}", {s.width, s.num_experts}),
                      cost::router_flops(s), Unit::Flops);
-  const PublishedModel mixtral = mixtral_8x7b();
-  const auto layers = static_cast<Amount>(mixtral.arch.num_hidden_layers);
-  const cost::ExpertSizes m = {
-      static_cast<Amount>(mixtral.arch.hidden_size), static_cast<Amount>(mixtral.arch.moe->expert_size),
-      static_cast<Amount>(mixtral.arch.moe->num_experts), static_cast<Amount>(mixtral.arch.moe->top_k)};
-  derived.mixtral_experts =
-      working.derive("Mixtral-8x7B, E = 8, k = 2, 32 blocks: the experts and routers of all",
-                     filled("{} x ({} x 3 x {} x {} + {} x {})",
-                            {layers, m.num_experts, m.width, m.hidden_size, m.width, m.num_experts}),
-                     layers * cost::expert_layer_parameters(m));
-  working.derive("... parameters in total, as the planner counts them from config.json", mixtral.kinds_text(),
-                 mixtral.count.total);
-  working.derive("... active for one token: a quarter of the experts, and all the rest",
-                 filled("{} - {} x 6 / 8", {mixtral.count.total, mixtral.of_kind("experts")}), mixtral.count.active);
+  derive_mixtral(working, derived);
   return derived;
 }
 
@@ -150,8 +164,10 @@ void measure_layer(Working& working, const DerivedExperts& derived) {
   const double off = (sums - 1).abs().max().item<double>();
   working.claim("Each token's gates sum to 1", "at most 1e-12 off", short_number(off), off <= 1e-12);
   working.claim_equal("Parameters of the module", derived.total, counted_parameters(*layer));
-  working.claim_equal("Parameters of experts that one token reaches, by its gradients", derived.of_one_token,
-                      touched_by_one_token(*layer, x));
+  const Amount touched = touched_by_one_token(*layer, x);
+  working.claim_equal("Parameters of experts that one token reaches, by its gradients", derived.of_one_token, touched);
+  working.claim_equal("... and with the router, which scores every expert", derived.active,
+                      touched + counted_parameters(*layer->router));
 }
 
 void measure_flops(Working& working, const DerivedExperts& derived) {
@@ -209,6 +225,9 @@ void measure_mixtral(Working& working, const DerivedExperts& derived) {
   const nn::MoELayer block = models::build_moe_block(*mixtral.arch.moe);
   working.claim_equal("... and as Lathe builds them: 32 blocks, skeletons without storage", derived.mixtral_experts,
                       static_cast<Amount>(mixtral.arch.num_hidden_layers) * counted_parameters(*block));
+  working.claim_equal("Mixtral in total, over the names and shapes of its checkpoint's tensors", derived.mixtral_total,
+                      mixtral.count.total);
+  working.claim_equal("... and active for one token", derived.mixtral_active, mixtral.count.active);
 }
 
 Answer answer_experts(const Settings& settings) {

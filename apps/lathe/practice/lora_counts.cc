@@ -48,7 +48,7 @@ Amount count_parameters(const std::vector<const torch::nn::Module*>& modules, bo
 }
 
 struct DerivedCounts {
-  Amount base, lora, added, attention;
+  Amount base, lora, share, projection, added, attention;
 };
 
 DerivedCounts derive_counts(Working& working) {
@@ -61,15 +61,16 @@ DerivedCounts derive_counts(Working& working) {
   derived.base = working.derive("Parameters of the projections", filled("4 x {}^2", {h}), 4 * h * h);
   derived.lora = working.derive("LoRA: A [8, 1024] and B [1024, 8] for query and for value",
                                 filled("2 x ({} x {} + {} x {})", {h, r, r, h}), 2 * cost::lora_parameters(h, h, r));
-  working.derive("... as a share of the projections", filled("{} / {}", {derived.lora, derived.base}),
-                 derived.lora / derived.base, Unit::Share);
-  working.derive("FLOPs that one adapted projection takes anyway, per token", filled("2 x {}^2", {h}),
-                 cost::full_finetuning_flops(h, h).forward, Unit::Flops);
+  derived.share = working.derive("... as a share of the projections",
+                                 filled("{} / {} = 1 / {}", {derived.lora, derived.base, derived.base / derived.lora}),
+                                 derived.lora / derived.base, Unit::Share);
+  derived.projection = working.derive("FLOPs that one adapted projection takes anyway, per token",
+                                      filled("2 x {}^2", {h}), cost::full_finetuning_flops(h, h).forward, Unit::Flops);
   derived.added = working.derive("FLOPs that its adapter adds to the forward pass, per token: x A' and that times B'",
                                  filled("2 r (in + out) = 2 x {} x ({} + {})", {r, h, h}),
                                  cost::lora_forward_flops(h, h, r), Unit::Flops);
-  working.derive("... as a share of that projection", filled("{} / {}", {cost::lora_forward_flops(h, h, r), 2 * h * h}),
-                 cost::lora_forward_flops(h, h, r) / (2 * h * h), Unit::Share);
+  working.derive("... as a share of that projection", filled("{} / {}", {derived.added, derived.projection}),
+                 derived.added / derived.projection, Unit::Share);
   working.say(
       "Merged, W + scaling B A takes the place of W: the same shape, the same FLOPs, no increase at all. So a merged "
       "model serves at the old cost, and an unmerged one can change its adapter per request.");
@@ -87,6 +88,8 @@ void measure_counts(Working& working, const DerivedCounts& derived) {
   working.claim_equal(
       "Parameters of the four modules", derived.base,
       count_parameters({block.query.get(), block.key.get(), block.value.get(), block.output.get()}, false));
+  working.claim_equal("Operations of one projection, 64 tokens", kLoraTokens * derived.projection,
+                      static_cast<Amount>(counted_flops([&] { block.query->forward(x); })), Unit::Flops);
   const auto flops = [&] { return static_cast<Amount>(counted_flops([&] { block.forward(x); })); };
   working.claim_equal("Operations without adapters", derived.attention, flops(), Unit::Flops);
   block.adapt();
@@ -115,7 +118,8 @@ Answer answer_lora_counts(const Settings& settings) {
   const DerivedCounts derived = derive_counts(working);
   working.answer.in_short = amount_text(derived.base) + " parameters; LoRA trains " + amount_text(derived.lora) +
                             " and adds " + amount_text(derived.added, Unit::Flops) +
-                            " per token and adapted projection, 1/64 of that projection's; nothing once merged.";
+                            " per token and adapted projection, 1/" + amount_text(derived.projection / derived.added) +
+                            " of that projection's; nothing once merged.";
   measure_counts(working, derived);
   return std::move(working.answer);
 }

@@ -18,7 +18,7 @@ struct LoraCase {
   int64_t width = 256;  ///< in_features
   int64_t draw = 0;     ///< which of many draws of A
 };
-inline constexpr int64_t kLoraOutputs = 64;
+inline constexpr int64_t kLoraOutputs = 64, kShiftSamples = 128, kShiftDraws = 16, kStepSamples = 48;
 
 /// A layer with its base W [64, width], N(0, 1 / width).
 struct LoraUnderTest {
@@ -28,7 +28,8 @@ struct LoraUnderTest {
 };
 LoraUnderTest build(const LoraCase& which);
 
-/// |y - W x| / |W x| before any training; W x as the layer itself computes it.
+/// |y - W x| / |W x| before any training, the mean square over some draws of A and B; W x as the layer itself computes
+/// it.
 double shift_at_start(const LoraCase& which);
 /// How far one step of Adam moves the output for a sample that the step saw alone, as a mean over samples
 /// and draws of A.

@@ -1,5 +1,11 @@
 // Question 4e: LoRA's operations against full fine-tuning.
+#include <ATen/ops/tanh.h>
+
+#include <memory>
+
 #include "lathe/cost/closed_forms.h"
+#include "lathe/nn/attention.h"
+#include "lathe/nn/checkpoint.h"
 #include "practice/lora.h"
 #include "practice/published.h"
 #include "practice/working.h"
@@ -42,20 +48,83 @@ void derive_ratio(Working& working) {
       "the optimizer state of W.");
 }
 
+// The run's: where each product runs again, and with attention between the layers.
+struct DerivedExceptions {
+  Amount llama, recomputed, attention;
+};
+
+constexpr int64_t kExceptionWidth = 256, kExceptionTokens = 128;
+
 // Where it is another number: shares of what a whole model spends.
-void derive_exceptions(Working& working) {
+DerivedExceptions derive_exceptions(Working& working) {
   const PublishedModel llama = llama_2_7b();
-  const Amount parameters = llama.of_kind("attention") + llama.of_kind("mlp") + llama.of_kind("head");
+  const auto hidden = static_cast<Amount>(llama.arch.hidden_size),
+             layers = static_cast<Amount>(llama.arch.num_hidden_layers);
+  const auto mlp = static_cast<Amount>(llama.arch.intermediate_size),
+             vocabulary = static_cast<Amount>(llama.arch.vocab_size);
+  DerivedExceptions derived{};
+  derived.llama = working.derive(
+      "Llama-2-7B's parameters in products, of attention, MLPs and head",
+      filled("{} x (4 x {}^2 + 3 x {} x {}) + {} x {}", {layers, hidden, hidden, mlp, hidden, vocabulary}),
+      layers * (4 * hidden * hidden + 3 * hidden * mlp) + hidden * vocabulary);
+  const Amount parameters = derived.llama;
   const Amount scores = 12 * static_cast<Amount>(llama.arch.num_hidden_layers * llama.arch.query_size()) * 4096;
   working.derive(
-      "Scores and weighted values have no weights to freeze. Llama-2-7B at s = 4096 tokens: N parameters in products "
-      "(attention, MLPs and head), A = 12 L s h FLOPs per token for attention",
+      "Scores and weighted values have no weights to freeze. At s = 4096 tokens: N these parameters, A = 12 L s h "
+      "FLOPs per token for attention",
       filled("(4 N + A) / (6 N + A), N = {}, A = {}", {parameters, scores}),
       (4 * parameters + scores) / (6 * parameters + scores));
   working.derive("... with the causal mask, which halves them", "(4 N + A / 2) / (6 N + A / 2)",
                  (4 * parameters + scores / 2) / (6 * parameters + scores / 2));
   working.derive("With full recomputation one more forward pass on both sides", "(2 + 2 + 2) / (2 + 2 + 2 + 2)",
                  6.0 / 8.0);
+  const Amount n = kExceptionWidth, s = kExceptionTokens, r = kFlopRank;
+  const cost::TokenFlops full = cost::full_finetuning_flops(n, n), lora = cost::lora_finetuning_flops(n, n, r);
+  derived.recomputed =
+      working.derive("... of a layer of N = 256 with an adapter, whose two products run again as well",
+                     filled("(6 N^2 + 16 N r) / (8 N^2) = 3/4 + 2 x {} / {}", {r, n}),
+                     (lora.total() + lora.forward + cost::lora_forward_flops(n, n, r)) / (full.total() + full.forward));
+  const Amount scores_flops = 3.5 * cost::attention_score_flops(s, n), projections = 4 * s;
+  derived.attention = working.derive(
+      "Four projections of N = 256 around the attention of 128 tokens, frozen against trained. Lathe's attention "
+      "computes the scores again in its backward pass, 14 s N in place of 12",
+      filled("(4 x 4 N^2 + A) / (4 x 6 N^2 + A), N = {}, A = 14 s N = 14 x {} x {}", {n, s, n}),
+      (projections * (full.forward + full.input_gradient) + scores_flops) /
+          (projections * full.total() + scores_flops));
+  return derived;
+}
+
+// Forward and backward, the input's gradient included.
+Amount attention_flops(bool trained) {
+  const int64_t n = kExceptionWidth;
+  nn::Linear joint = make_linear(n, 3 * n, "4e.qkv"), out = make_linear(n, n, "4e.out");
+  for (const nn::Linear& linear : {joint, out}) linear->weight.set_requires_grad(trained);
+  const Tensor x = drawn({kExceptionTokens, n}, "4e.tokens").requires_grad_();
+  const auto rows = std::make_shared<const std::vector<int64_t>>(std::vector<int64_t>{0, kExceptionTokens});
+  return static_cast<Amount>(counted_flops([&] {
+    out->forward(nn::self_attention(joint->forward(x), rows, {.num_heads = 4})).backward(drawn(x.sizes(), "4e.g"));
+  }));
+}
+
+void measure_exceptions(Working& working, const DerivedExceptions& derived) {
+  const int64_t n = kExceptionWidth;
+  nn::Linear dense = make_linear(n, n, "4e.again"), frozen = make_linear(n, n, "4e.again");
+  nn::LoRALinear adapted = make_lora(frozen.ptr(), nn::LoRALinearOptions(kFlopRank, 16), "4e.again_lora");
+  const Tensor x = drawn({kExceptionTokens, n}, "4e.tokens").requires_grad_();
+  const auto again = [&](nn::LinearBase& layer) {
+    return static_cast<Amount>(counted_flops([&] {
+      // tanh needs its output: the layer's product has to run again.
+      nn::checkpoint([&layer](const std::vector<Tensor>& in) { return at::tanh(layer.forward(in[0])); }, {x})
+          .backward(drawn(x.sizes(), "4e.g"));
+    }));
+  };
+  const PublishedModel llama = llama_2_7b();
+  working.claim_equal("Llama-2-7B's parameters in products, as the planner counts them", derived.llama,
+                      llama.of_kind("attention") + llama.of_kind("mlp") + llama.of_kind("head"));
+  working.claim_close("Everything computed again, N = 256: ratio of the operations counted", derived.recomputed,
+                      again(*adapted) / again(*dense), 1e-12);
+  working.claim_close("Attention with its projections frozen against trained: ratio of the operations counted",
+                      derived.attention, attention_flops(false) / attention_flops(true), 1e-12);
 }
 
 void measure_ratio(Working& working) {
@@ -117,7 +186,7 @@ Answer answer_lora_flops(const Settings& settings) {
   derive_ratio(working);
   measure_ratio(working);
   measure_first_layer(working);
-  derive_exceptions(working);
+  measure_exceptions(working, derive_exceptions(working));
   return std::move(working.answer);
 }
 

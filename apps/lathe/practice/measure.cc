@@ -1,5 +1,6 @@
 #include "practice/measure.h"
 
+#include <ATen/record_function.h>
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
@@ -92,6 +93,20 @@ int64_t counted_flops(const std::function<void()>& run) {
   int64_t flops = 0;
   for (const report::ProfileEvent& event : profiler.take().events) flops += event.flops;
   return flops;
+}
+
+std::map<std::string, double> counted_elements(const std::function<void()>& run) {
+  static thread_local std::map<std::string, double> counted;
+  counted.clear();
+  const auto count = [](const at::RecordFunction& call, at::ObserverContext*) {
+    for (const c10::IValue& output : call.outputs()) {
+      if (output.isTensor()) counted[call.name()] += static_cast<double>(output.toTensor().numel());
+    }
+  };
+  const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(nullptr, count).needsOutputs(true));
+  run();
+  at::removeCallback(handle);
+  return counted;
 }
 
 ByteMeter::ByteMeter() { std::tie(live_before_, first_block_) = BlockAllocator::instance().restart(); }

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <string>
 #include <vector>
 
 /// What a run of the practice exam is measured by.
@@ -14,6 +16,9 @@ using at::Tensor;
 /// The operations of the matrix products that `run` executes, forward and backward, as LibTorch's operators and Lathe's
 /// kernels report them by their shapes: what `lathe train --profile` counts.
 int64_t counted_flops(const std::function<void()>& run);
+
+/// The elements that LibTorch's operators made in `run` on this thread, by the operator's name: "aten::add".
+std::map<std::string, double> counted_elements(const std::function<void()>& run);
 
 /// Bytes in LibTorch's CPU allocator, as they were asked for, from the construction on.
 class ByteMeter {

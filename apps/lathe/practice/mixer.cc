@@ -1,5 +1,6 @@
 #include "practice/mixer.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
@@ -8,6 +9,8 @@
 
 #include <algorithm>
 #include <cmath>
+
+#include "lathe/nn/gemm.h"
 
 namespace lathe::app::practice {
 
@@ -26,19 +29,23 @@ nn::MixerBlock make_block(const cost::MixerSizes& sizes, const std::string& name
   return block;
 }
 
-Tensor plain_block(const Tensor& x_BSC, nn::MixerBlockImpl& block, PlainActivation activation) {
+Tensor plain_block(const Tensor& x_BSC, nn::MixerBlockImpl& block, PlainActivation activation,
+                   const std::function<void(const Tensor&)>& seen) {
   const auto parameters = block.named_parameters();
+  const auto output = [&](const Tensor& y) { return seen(y), y; };
+  const auto linear = [&](const Tensor& in, const std::string& name) {
+    return output(at::linear(in, parameters[name + ".weight"], parameters[name + ".bias"]));
+  };
   const auto mlp = [&](const Tensor& in, const std::string& name) {
-    const Tensor h = at::linear(in, parameters[name + ".fc1.weight"], parameters[name + ".fc1.bias"]);
-    return at::linear(activation == PlainActivation::Gelu ? at::gelu(h) : at::relu(h), parameters[name + ".fc2.weight"],
-                      parameters[name + ".fc2.bias"]);
+    const Tensor h = linear(in, name + ".fc1");
+    return linear(output(activation == PlainActivation::Gelu ? at::gelu(h) : at::relu(h)), name + ".fc2");
   };
   const auto norm = [&](const Tensor& in, const std::string& name) {
-    return at::layer_norm(in, {in.size(-1)}, parameters[name + ".weight"], parameters[name + ".bias"],
-                          block.options.eps());
+    return output(at::layer_norm(in, {in.size(-1)}, parameters[name + ".weight"], parameters[name + ".bias"],
+                                 block.options.eps()));
   };
-  const Tensor u = x_BSC + mlp(norm(x_BSC, "norm1").transpose(1, 2), "mlp_tokens").transpose(1, 2);
-  return u + mlp(norm(u, "norm2"), "mlp_channels");
+  const Tensor u = output(x_BSC + mlp(norm(x_BSC, "norm1").transpose(1, 2), "mlp_tokens").transpose(1, 2));
+  return output(u + mlp(norm(u, "norm2"), "mlp_channels"));
 }
 
 SmallMixer::SmallMixer(const cost::MixerSizes& sizes, const std::string& name, at::ScalarType dtype) {
@@ -68,9 +75,59 @@ std::vector<std::pair<std::string, Tensor>> SmallMixer::parameters() const {
   return all;
 }
 
-double small_mixer_parameters(const cost::MixerSizes& sizes) {
-  return sizes.num_blocks * cost::mixer_block_parameters(sizes) + SmallMixer::kClasses * sizes.width;
+nn::LayerPolicy policy_of(int64_t layers_per_segment) {
+  if (layers_per_segment == 0) return {};
+  return {nn::Recompute::Full, layers_per_segment};
 }
+
+BlocksMemory measured_memory(const SmallMixer& model, const Tensor& x_BSC, int64_t micro_batch,
+                             int64_t layers_per_segment) {
+  const nn::LayerPolicy policy = policy_of(layers_per_segment);
+  const Tensor grad = drawn({micro_batch, x_BSC.size(1), x_BSC.size(2)}, "gradient");
+  forget_gradients(model.parameters());
+  BlocksMemory memory;
+  const ByteMeter meter;
+  for (int64_t first = 0; first < x_BSC.size(0); first += micro_batch) {
+    const int64_t before = meter.live();
+    const Tensor y = model.blocks_forward(x_BSC.narrow(0, first, micro_batch), policy);
+    memory.kept = static_cast<Amount>(meter.live() - before);
+    y.backward(grad);
+  }
+  memory.peak = static_cast<Amount>(meter.peak());
+  memory.gradients = static_cast<Amount>(meter.live());
+  forget_gradients(model.parameters());
+  return memory;
+}
+
+BlocksMemory planned_memory(const cost::MixerSizes& sizes, int64_t batch, int64_t micro_batch,
+                            int64_t layers_per_segment) {
+  recipe::Checkpointing policy;
+  if (layers_per_segment > 0) policy = {recipe::Checkpointing::Kind::Every, layers_per_segment};
+  const auto samples = static_cast<Amount>(micro_batch);
+  cost::Ledger ledger;
+  const cost::Value x = ledger.tensor(samples * sizes.sequence_length, sizes.width);
+  const cost::Buffer grad = ledger.allocate(x.buffer->bytes());
+  const Amount given = ledger.live_bytes();
+  BlocksMemory memory;
+  for (int64_t first = 0; first < batch; first += micro_batch) {
+    const Amount before = ledger.live_bytes();
+    const cost::Value y = cost::run_layers(
+        ledger, x, static_cast<int64_t>(sizes.num_blocks), policy, [&](int64_t index, const cost::Value& in) {
+          return cost::mixer_block(ledger, in, planned_block(sizes, "blocks." + std::to_string(index) + "."), samples);
+        });
+    memory.kept = ledger.live_bytes() - before;
+    ledger.backward(y, grad);
+  }
+  memory.peak = ledger.peak_bytes() - given;
+  memory.gradients = ledger.live_bytes() - given;
+  return memory;
+}
+
+Amount left_out_flops(const cost::MixerSizes& sizes) {
+  return nn::uses_onednn(at::kFloat) ? 0 : cost::channel_mixing_flops(sizes) / 2;
+}
+
+Amount generator_bytes() { return static_cast<Amount>(at::detail::getDefaultCPUGenerator().get_state().nbytes()); }
 
 std::vector<Tensor> gradients_of(const std::vector<std::pair<std::string, Tensor>>& parameters) {
   std::vector<Tensor> gradients;

@@ -12,6 +12,8 @@
 /// The MLP-Mixer that the exam's questions on scale and memory are about.
 namespace lathe::app::practice {
 
+using cost::Amount;
+
 inline constexpr cost::MixerSizes kExamMixer{
     .sequence_length = 128, .width = 1024, .tokens_hidden_size = 512, .channels_hidden_size = 4096, .num_blocks = 24};
 inline constexpr double kExamBatch = 1024;
@@ -21,7 +23,10 @@ nn::MixerBlock make_block(const cost::MixerSizes& sizes, const std::string& name
 
 /// The same block as the paper writes it, by LibTorch's own operators.
 enum class PlainActivation { Gelu, Relu };
-Tensor plain_block(const Tensor& x_BSC, nn::MixerBlockImpl& block, PlainActivation activation = PlainActivation::Gelu);
+/// `seen` is given the output of every operation.
+Tensor plain_block(
+    const Tensor& x_BSC, nn::MixerBlockImpl& block, PlainActivation activation = PlainActivation::Gelu,
+    const std::function<void(const Tensor&)>& seen = [](const Tensor&) {});
 
 /// A stack of blocks, the mean over the patches, and a head without bias: a classifier of seconds.
 struct SmallMixer {
@@ -37,12 +42,32 @@ struct SmallMixer {
   std::vector<nn::MixerBlock> blocks;
   Tensor head;
 };
-/// Of a SmallMixer of these sizes.
-double small_mixer_parameters(const cost::MixerSizes& sizes);
+
+/// Bytes of a step through the blocks alone, beside its input and the gradient of its output, which are given.
+struct BlocksMemory {
+  Amount kept = 0;       ///< after a micro-batch's forward pass
+  Amount peak = 0;       ///< at most
+  Amount gradients = 0;  ///< at the end
+};
+/// Boundaries every n layers; 0: nothing is computed again.
+nn::LayerPolicy policy_of(int64_t layers_per_segment);
+/// Counted.
+BlocksMemory measured_memory(const SmallMixer& model, const Tensor& x_BSC, int64_t micro_batch,
+                             int64_t layers_per_segment = 0);
+/// As the planner follows the same step.
+BlocksMemory planned_memory(const cost::MixerSizes& sizes, int64_t batch, int64_t micro_batch,
+                            int64_t layers_per_segment = 0);
+/// What a recomputation of a layer leaves out, of one sample: the last product, 2 S C D_C, where LibTorch makes it,
+/// which keeps what the gradient needs before it multiplies; Lathe's own (oneDNN's) multiply first.
+Amount left_out_flops(const cost::MixerSizes& sizes);
+/// What each checkpoint keeps beside its input: the state of LibTorch's random generator.
+Amount generator_bytes();
 
 /// The gradients of these parameters, as copies; zeros for a parameter without one.
 std::vector<Tensor> gradients_of(const std::vector<std::pair<std::string, Tensor>>& parameters);
 void forget_gradients(const std::vector<std::pair<std::string, Tensor>>& parameters);
+/// What equal gradients in float64 may differ by: their sums of hundreds of terms are rounded in other orders.
+inline constexpr double kApart = 1e-12;
 /// The largest relative_difference() over pairs of tensors.
 double largest_difference(const std::vector<Tensor>& a, const std::vector<Tensor>& b);
 

@@ -1,4 +1,6 @@
 // Question 1b: what a Mixer's forward pass leaves in memory.
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 
 #include "practice/mixer.h"
@@ -35,12 +37,13 @@ Table tensors_of_a_block() {
 }
 
 Table less_memory() {
-  Table table{"How to need less",
-              "u = s c x 4 B x 1024 samples = 512 MiB. Accumulation: the same batch in micro-batches of m samples "
-              "(question 2a). Recomputing GELU and LayerNorm costs less than 1 % of the FLOPs; recomputing whole "
-              "layers a third more (question 2c).",
-              {"way", "activations of 24 layers"},
-              {}};
+  Table table{
+      "How to need less",
+      "u = s c x 4 B x 1024 samples = " + amount_text(kExamBatch * kExamMixer.unit() * cost::kFloatBytes, Unit::Bytes) +
+          ". Accumulation: the same batch in micro-batches of m samples (question 2a). Recomputing GELU and LayerNorm "
+          "costs less than 1 % of the FLOPs; recomputing whole layers a third more (question 2c).",
+      {"way", "activations of 24 layers"},
+      {}};
   for (const double m : {1.0, 8.0, 32.0, 64.0, 128.0, 256.0, 1024.0})
     table.rows.push_back({filled("micro-batches of {}", {m}),
                           amount_text(exam_bytes(Accounting::Autograd) * m / kExamBatch, Unit::Bytes)});
@@ -55,7 +58,8 @@ Table less_memory() {
 }
 
 struct DerivedBytes {
-  Amount autograd, without_gelu, without_both;  // of one sample in one layer
+  Amount textbook, autograd, hidden, without_gelu, without_both;  // of one sample in one layer
+  Amount recomputed;                                              // of one sample in a stack of three
 };
 
 DerivedBytes derive_bytes(Working& working) {
@@ -82,6 +86,10 @@ DerivedBytes derive_bytes(Working& working) {
   derived.autograd = working.derive("One sample in one layer, as autograd keeps it",
                                     filled("(20 x {} + 4 x {}) x 4 B", {unit, m.sequence_length}),
                                     cost::kFloatBytes * kept(Accounting::Autograd), Unit::Bytes);
+  derived.textbook = working.derive("... as the textbook counts", filled("22 x {} x 4 B", {unit}),
+                                    cost::kFloatBytes * kept(Accounting::Textbook), Unit::Bytes);
+  derived.hidden = working.derive("... in hidden tensors", filled("16 x {} x 4 B", {unit}),
+                                  cost::kFloatBytes * kept(Accounting::Hidden), Unit::Bytes);
   derived.without_gelu = working.derive(
       "... without the outputs of GELU (they can be computed again), or with ReLU, which saves its output only, and "
       "that is the next product's input: 12 u + 4 s",
@@ -90,6 +98,12 @@ DerivedBytes derive_bytes(Working& working) {
   derived.without_both = working.derive("... without those of GELU and LayerNorm: 10 u + 4 s",
                                         filled("(10 x {} + 4 x {}) x 4 B", {unit, m.sequence_length}),
                                         cost::kFloatBytes * kept(Accounting::WithoutGeluAndNorm), Unit::Bytes);
+  const Amount boundary = unit * cost::kFloatBytes + generator_bytes();
+  derived.recomputed = working.derive(
+      "One sample in three layers, each computed again: 3 boundaries, of which the first is the caller's, and one "
+      "layer. A boundary also keeps the state of the random generator",
+      filled("2 x (4 B x {} + {} B) + {} B", {unit, generator_bytes(), cost::kFloatBytes * kept(Accounting::Autograd)}),
+      cost::checkpointed(3, 1, boundary, cost::kFloatBytes * kept(Accounting::Autograd)) - boundary, Unit::Bytes);
   return derived;
 }
 
@@ -120,6 +134,15 @@ std::vector<int64_t> promised_blocks() {
   return sizes;
 }
 
+Amount held_outputs(nn::MixerBlockImpl& block) {
+  const at::NoGradGuard no_grad;
+  const Tensor x = drawn({1, 128, 1024}, "1b.x");
+  std::vector<Tensor> outputs;
+  const ByteMeter meter;
+  plain_block(x, block, PlainActivation::Gelu, [&](const Tensor& y) { outputs.push_back(y); });
+  return static_cast<Amount>(meter.live());
+}
+
 void measure_bytes(Working& working, const DerivedBytes& derived) {
   nn::MixerBlock block = make_block(kExamMixer, "1b");
   const auto plain = [&](const Tensor& x) { return plain_block(x, *block); };
@@ -136,6 +159,14 @@ void measure_bytes(Working& working, const DerivedBytes& derived) {
   working.claim("... and they are the tensors of the table's autograd column, size by size",
                 std::to_string(promised_blocks().size()) + " tensors", std::to_string(blocks.size()) + " tensors",
                 blocks == promised_blocks());
+  Amount hidden = 0;
+  for (const int64_t bytes : blocks) {
+    const auto elements = static_cast<Amount>(bytes) / cost::kFloatBytes;
+    hidden += elements == kExamMixer.width * kExamMixer.tokens_hidden_size ? static_cast<Amount>(bytes) : 0;
+  }
+  working.claim_equal("... of which those of 4 u are the hidden tensors", derived.hidden, hidden, Unit::Bytes);
+  working.claim_equal("Every operation's output held, one sample, without autograd: the textbook's count",
+                      derived.textbook, held_outputs(*block), Unit::Bytes);
   working.claim_equal("Lathe's MixerBlock, policy none, 2 samples", 2 * derived.autograd,
                       kept_after(under(nn::Recompute::None), 2).total, Unit::Bytes);
   working.claim_equal(
@@ -143,6 +174,11 @@ void measure_bytes(Working& working, const DerivedBytes& derived) {
       kept_after([&](const Tensor& x) { return plain_block(x, *block, PlainActivation::Relu); }, 2).total, Unit::Bytes);
   working.claim_equal("Lathe's MixerBlock, policy elementwise (GELU and LayerNorm again), 2 samples",
                       2 * derived.without_both, kept_after(under(nn::Recompute::Elementwise), 2).total, Unit::Bytes);
+  const auto three = [&](const Tensor& x) {
+    return nn::run_layers(x, 3, {nn::Recompute::Full}, [&](int64_t, const Tensor& in) { return block->forward(in); });
+  };
+  working.claim_equal("Lathe's MixerBlock three times, policy full, 1 sample", derived.recomputed,
+                      kept_after(three, 1).total, Unit::Bytes);
 }
 
 Answer answer_mixer_memory(const Settings& settings) {

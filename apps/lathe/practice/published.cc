@@ -2,7 +2,6 @@
 
 #include "lathe/arch/arch.h"
 #include "lathe/base/json.h"
-#include "practice/working.h"
 
 namespace lathe::app::practice {
 namespace {
@@ -20,13 +19,6 @@ cost::Amount PublishedModel::of_kind(const std::string& kind) const {
     if (name == kind) return parameters;
   }
   return 0;
-}
-
-std::string PublishedModel::kinds_text() const {
-  std::string text;
-  for (const auto& [name, parameters] : count.kinds)
-    text += (text.empty() ? "" : " + ") + name + " " + amount_text(parameters);
-  return text;
 }
 
 PublishedModel mixtral_8x7b() {

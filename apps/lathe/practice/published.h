@@ -14,8 +14,6 @@ struct PublishedModel {
 
   /// Of one kind: "attention", "experts", ...
   cost::Amount of_kind(const std::string& kind) const;
-  /// "attention 1,342,177,280 + experts ...".
-  std::string kinds_text() const;
 };
 PublishedModel mixtral_8x7b();
 PublishedModel llama_2_7b();

@@ -33,9 +33,9 @@ struct Claim {
   bool of_derivation = false;  ///< whether what it should be is a number of the derivation
 };
 
-/// Code that the question is about.
+/// Code that the question is about, and what it does.
 struct Listing {
-  std::string title, code;
+  std::string title, code, symptom = {};
 };
 
 /// A drawing, for the terminal and for the page.
@@ -68,6 +68,7 @@ struct Question {
   const char* title;  ///< a few words
   const char* text;   ///< the question
   Answer (*answer)(const Settings& settings);
+  bool has_long_run = false;  ///< whether Settings::full makes a difference
 };
 
 /// All questions in the exam's order.

@@ -1,12 +1,17 @@
 // Question 3b: why the router of a mixture of experts collapses, and what stops it.
+#include <ATen/ops/full.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <utility>
 
 #include "lathe/nn/moe_balance.h"
 #include "practice/collapse.h"
-#include "practice/question.h"
+#include "practice/working.h"
 
 namespace lathe::app::practice {
 namespace {
@@ -50,6 +55,13 @@ struct Row {
   }
 };
 
+// For what is near 1.
+std::string printed_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.6f", value);
+  return text;
+}
+
 std::string measured(std::initializer_list<std::pair<const char*, double>> values) {
   std::string text;
   for (const auto& [what, value] : values)
@@ -80,12 +92,10 @@ Claim balanced_but_worse(const Row& random, const std::vector<const Row*>& cured
           measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}), h > kBalancedEntropy && d == 0 && l > worst};
 }
 
-Claim specialises(const Row& cured, const Row& random) {
-  const double i = cured.middle(information), none = random.middle(information);
-  return {"Balance and specialisation differ: the expert tells of the cluster after " + cured.which.name +
-              ", not under " + random.which.name,
-          "information over 0.5 and under 0.05 of ln 8", measured({{"cured", i}, {"random", none}}),
-          i > 0.5 && none < 0.05};
+Claim specialises(const Row& cured) {
+  const double i = cured.least(information);
+  return {"Balance and specialisation differ: after " + cured.which.name + " the expert tells most of the cluster",
+          "information over 0.5 of ln 8 in every run", measured({{"least information", i}}), i > 0.5};
 }
 
 // The median before the cure and at the end.
@@ -111,18 +121,58 @@ Claim recovers(const Row& row) {
 }
 
 Claim is_a_cause(const Row& hidden, const Row& nothing) {
-  const double before = nothing.middle(entropy), l = nothing.middle(loss);
+  const double before = nothing.middle(entropy), d = nothing.middle(dead), l = nothing.middle(loss);
   return {hidden.which.name + ": what all inputs share is a cause",
-          "median entropy over " + short_number(before) + ", loss below " + short_number(l),
-          measured({{"entropy", hidden.middle(entropy)}, {"loss", hidden.middle(loss)}}),
-          hidden.middle(entropy) > before && hidden.middle(loss) < l};
+          "median entropy over " + short_number(before) + ", dead under " + short_number(d) + ", loss below " +
+              short_number(l),
+          measured({{"entropy", hidden.middle(entropy)}, {"dead", hidden.middle(dead)}, {"loss", hidden.middle(loss)}}),
+          hidden.middle(entropy) > before && hidden.middle(dead) < d && hidden.middle(loss) < l};
 }
 
-Claim lies_between(const Row& weak, const Row& nothing, const Row& cure) {
-  const double low = nothing.middle(entropy), h = weak.middle(entropy), high = cure.middle(entropy);
-  return {weak.which.name + ": too weak for a run this short",
-          "median entropy between " + short_number(low) + " and " + short_number(high), measured({{"entropy", h}}),
-          low < h && h < high};
+// In every seed an expert is dead, though fewer than without.
+Claim too_weak(const Row& weak, const Row& nothing) {
+  const double before = nothing.middle(entropy), h = weak.middle(entropy), d = weak.least(dead);
+  return {weak.which.name + ": less of it, too weak for a run this short",
+          "median entropy over " + short_number(before) + ", 1 dead or more in every run, under " +
+              short_number(nothing.middle(dead)) + " in the median",
+          measured({{"entropy", h}, {"least dead", d}, {"median", weak.middle(dead)}}),
+          h > before && d >= 1 && weak.middle(dead) < nothing.middle(dead)};
+}
+
+// What chance leaves, for a router that looks at nothing: N tokens fall evenly on E experts, whatever their cluster. 2
+// N ln E times the estimates are distributed as chi squares, of E - 1 and (E - 1)(K - 1) degrees of freedom.
+struct Chance {
+  Amount entropy, information;  // the least and the most to expect
+};
+
+Chance derive_chance(Working& working) {
+  const Amount experts = kCollapseExperts, clusters = kCollapseClusters, tokens = kCollapseTestTokens;
+  const auto most = [&](Amount freedom) {
+    return (freedom + 6 * std::sqrt(2 * freedom)) / (2 * tokens * std::log(experts));
+  };
+  const Amount loads = experts - 1, cells = (experts - 1) * (clusters - 1);
+  const char* formula = "(k + 6 sqrt(2 k)) / (2 x {} x ln {}), k = {}";
+  const Amount short_of_even = working.derive(
+      "Chance: the entropy of even random loads falls short of 1 by a chi square, at most (6 deviations)",
+      filled(formula, {tokens, experts, loads}), most(loads));
+  return {1 - short_of_even,
+          working.derive("... and the information that such a choice seems to hold about the cluster is at most",
+                         filled(formula, {tokens, experts, cells}), most(cells))};
+}
+
+Claim is_chance(const Row& random, const Chance& chance) {
+  const double h = random.least(entropy), i = random.most(information);
+  return {random.which.name + ": as even and as blind as chance",
+          "entropy at least " + printed_digits(chance.entropy) + ", information at most " +
+              short_number(chance.information),
+          "least entropy " + printed_digits(h) + ", most information " + short_number(i),
+          h >= chance.entropy && i <= chance.information};
+}
+
+Claim is_even(const Row& chosen) {
+  const double m = chosen.most([](const auto& s) { return s.max_vio; });
+  return {chosen.which.name + ": every expert has as many tokens as any other, in every run", "MaxVio 0",
+          measured({{"most MaxVio", m}}), m == 0};
 }
 
 class Laboratory {
@@ -155,8 +205,9 @@ class Laboratory {
       claims.push_back(balanced_but_worse(random, cured));
     }
     claims.push_back(is_a_cause(row("offset hidden from the router"), row("nothing")));
-    claims.push_back(lies_between(row("auxiliary loss 0.01"), row("nothing"), row("auxiliary loss 0.1")));
-    claims.push_back(specialises(row("auxiliary loss 0.1"), row("random routing")));
+    claims.push_back(too_weak(row("auxiliary loss 0.01"), row("nothing")));
+    claims.push_back(specialises(row("auxiliary loss 0.1")));
+    claims.push_back(is_even(row("expert choice")));
     return claims;
   }
 
@@ -229,43 +280,60 @@ nn::BalanceSums made_sums(int64_t live, bool uniform) {
   return sums;
 }
 
-std::vector<Step> derivation() {
-  const auto aux = [](int64_t live, bool uniform) {
-    return short_number(nn::aux_loss(made_sums(live, uniform)).item<double>());
-  };
+double zero_z_loss() {
+  nn::BalanceSums sums;
+  sums.num_tokens = 2;
+  sums.squared_lse = at::logsumexp(at::zeros({2, kCollapseExperts}, at::kDouble), 1).square().sum();
+  return nn::z_loss(sums).item<double>();
+}
+
+void derive_balance(Working& working) {
+  const Amount experts = kCollapseExperts;
+  const auto aux = [](int64_t live, bool uniform) { return nn::aux_loss(made_sums(live, uniform)).item<double>(); };
   const auto figures = [](int64_t live) { return nn::load_figures(made_sums(live, false)); };
-  const double experts = static_cast<double>(kCollapseExperts);
-  return {
-      {"Rich get richer: only a chosen expert gets a gradient, gets better, and is chosen more. An offset that all "
-       "inputs share moves the logits of all tokens alike, so that one expert leads everywhere from the start.",
-       "", ""},
-      {"The auxiliary loss E sum f_i P_i, even load", "8 x 8 x (1/8 x 1/8)", aux(8, false)},
-      {"... everything on one expert, and the router sure of it", "8 x 1 x 1", aux(1, false)},
-      {"... everything on one expert by ties of a uniform router: the loss cannot tell, log the loads", "8 x 1 x 1/8",
-       aux(1, true)},
-      {"Normalised entropy of the loads with half of the experts dead", "ln 4 / ln 8",
-       short_number(figures(4).entropy)},
-      {"MaxVio in full collapse", "8 / 1 - 1", short_number(figures(1).max_vio)},
-      {"The z-loss of logits that are all zero: it holds logits small and says nothing of balance", "(ln 8)^2",
-       short_number(std::pow(std::log(experts), 2))},
-      {"The loss-free bias must be able to cross the spread of the scores, at most 1: rate x steps at 0.01",
-       "0.01 x 1500", short_number(0.01 * static_cast<double>(kCollapseSteps))},
-      {"Expert choice is even by construction: each expert takes T c / E tokens, c = 1", "1024 / 8",
-       short_number(1024 / experts)},
-      {"Noisy top-k needs k >= 2: renormalised, a single gate is 1 and passes no gradient", "dG/dz = G (1 - G)",
-       "0 at G = 1"},
-  };
+  working.say(
+      "Rich get richer: only a chosen expert gets a gradient, gets better, and is chosen more. An offset that all "
+      "inputs share moves the logits of all tokens alike, so that one expert leads everywhere from the start.");
+  const Amount even = working.derive("The auxiliary loss E sum f_i P_i, even load", "8 x 8 x (1/8 x 1/8)",
+                                     experts * experts / experts / experts);
+  const Amount one = working.derive("... everything on one expert, and the router sure of it", "8 x 1 x 1", experts);
+  const Amount ties =
+      working.derive("... everything on one expert by ties of a uniform router: the loss cannot tell, log the loads",
+                     "8 x 1 x 1/8", experts / experts);
+  const Amount half = working.derive("Normalised entropy of the loads with half of the experts dead", "ln 4 / ln 8",
+                                     std::log(experts / 2) / std::log(experts));
+  const Amount fullest = working.derive("MaxVio in full collapse", "8 / 1 - 1", experts - 1);
+  const Amount zero =
+      working.derive("The z-loss of logits that are all zero: it holds logits small and says nothing of balance",
+                     "(ln 8)^2", std::log(experts) * std::log(experts));
+  working.claim_equal("Lathe's auxiliary loss of even loads", even, aux(8, false));
+  working.claim_equal("... of one expert, and a router that is sure", one, aux(1, false));
+  working.claim_equal("... of one expert, and a uniform router", ties, aux(1, true));
+  working.claim_close("Its entropy of loads with half of the experts dead", half, figures(4).entropy, 1e-12);
+  working.claim_equal("Its MaxVio in full collapse", fullest, figures(1).max_vio);
+  working.claim_close("Its z-loss of zero logits", zero, zero_z_loss(), 1e-12);
+  working.derive("The loss-free bias must be able to cross the spread of the scores, at most 1: rate x steps at 0.01",
+                 filled("0.01 x {}", {static_cast<Amount>(kCollapseSteps)}),
+                 0.01 * static_cast<Amount>(kCollapseSteps));
+  working.derive("Expert choice is even by construction: each expert takes T c / E tokens, c = 1", "1024 / 8",
+                 1024 / experts);
+  working.say(
+      "Noisy top-k needs k >= 2: renormalised, a single gate G is 1 and passes no gradient, dG/dz = G (1 - G) = 0.");
 }
 
 Answer answer_routing_collapse(const Settings& settings) {
+  Working working(settings);
+  derive_balance(working);
+  const Chance chance = derive_chance(working);
   const Laboratory laboratory(settings.full);
-  Answer answer{.in_short =
-                    "Only chosen experts train, so they get better and are chosen more, until few do all the work and "
-                    "the rest of the parameters is wasted. An auxiliary loss on the loads, a bias on the choice, or "
-                    "experts that choose their tokens stop it; a z-loss or jitter alone does not.",
-                .derivation = derivation(),
-                .tables = {laboratory.table()},
-                .claims = laboratory.claims()};
+  Answer answer = std::move(working.answer);
+  answer.in_short =
+      "Only chosen experts train, so they get better and are chosen more, until few do all the work and the rest of "
+      "the parameters is wasted. An auxiliary loss on the loads, a bias on the choice, or experts that choose their "
+      "tokens stop it; a z-loss or jitter alone does not.";
+  answer.tables = {laboratory.table()};
+  for (Claim& claim : laboratory.claims()) answer.claims.push_back(std::move(claim));
+  answer.claims.push_back(is_chance(laboratory.row("random routing"), chance));
   for (const Row& row : laboratory.rows()) answer.names.push_back(row.which.name);
   answer.charts = {
       laboratory.chart("loss", "Relative error", "error", loss),
@@ -286,6 +354,7 @@ const Question kQuestion3b = {
     "3b", "Routing collapse",
     "Why does the router of a mixture of experts send more and more tokens to fewer and fewer experts, what does that "
     "cost, and what stops it? Name at least two cures, and what is none.",
-    answer_routing_collapse};
+    answer_routing_collapse,
+    /*has_long_run=*/true};
 
 }  // namespace lathe::app::practice

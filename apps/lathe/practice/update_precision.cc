@@ -1,7 +1,9 @@
 // Question 4c: why bfloat16 training keeps a float32 copy of the weights and QLoRA needs none.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/full_like.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/minimum.h>
+#include <ATen/ops/where.h>
 
 #include <cmath>
 
@@ -22,8 +24,16 @@ enum class Keeping { Float32, BFloat16, Master };
 
 struct PrecisionRun {
   std::vector<double> losses;
-  int64_t moved = 0;  // elements of the bfloat16 weights that the products see
+  int64_t moved = 0;       // elements of the bfloat16 weights that the products see
+  int64_t far_enough = 0;  // of the kept weights, those that have gone more than half the way to a neighbour
+  double least_half = 0;   // of those ways at the start
 };
+
+// Half the distance from a bfloat16 number to its neighbour away from zero (step 1) or towards it (-1).
+Tensor half_distance(const Tensor& weight, int64_t step) {
+  const Tensor neighbour = (weight.view(at::kShort) + step).to(at::kShort).view(at::kBFloat16);
+  return (neighbour.to(at::kDouble) - weight.to(at::kDouble)).abs() / 2;
+}
 
 // Least squares towards weights that lie 0.005 away, with AdamW at a learning rate of 1e-5 and no weight decay.
 PrecisionRun train_kept(Keeping keeping) {
@@ -46,6 +56,10 @@ PrecisionRun train_kept(Keeping keeping) {
     if (keeping == Keeping::BFloat16) linear->weight.set_data(linear->weight.to(at::kBFloat16).to(at::kFloat));
   }
   run.moved = linear->weight.to(at::kBFloat16).ne(start).sum().item<int64_t>();
+  const Tensor away = half_distance(start, 1), towards = half_distance(start, -1);
+  const Tensor change = (linear->weight.detach().to(at::kDouble) - start.to(at::kDouble)) * noise.sign();
+  run.far_enough = change.abs().gt(at::where(change > 0, away, towards)).sum().item<int64_t>();
+  run.least_half = at::minimum(away, towards).min().item<double>();
   return run;
 }
 
@@ -56,10 +70,8 @@ struct RoundedAway {
 // Over all 128 significands of bfloat16 and both directions.
 RoundedAway rounded_away() {
   constexpr int64_t kOne = 0x3F80;  // the bits of 1
-  const auto numbers = [](int64_t shift) {
-    return at::arange(kOne + shift, kOne + 128 + shift, at::kShort).view(at::kBFloat16).to(at::kDouble);
-  };
-  const Tensor weight = numbers(0), up = (numbers(1) - weight) / 2 / weight, down = (weight - numbers(-1)) / 2 / weight;
+  const Tensor number = at::arange(kOne, kOne + 128, at::kShort).view(at::kBFloat16), weight = number.to(at::kDouble);
+  const Tensor up = half_distance(number, 1) / weight, down = half_distance(number, -1) / weight;
   return {std::min(up.min().item<double>(), down.min().item<double>()),
           std::max(up.max().item<double>(), down.max().item<double>())};
 }
@@ -106,13 +118,17 @@ QloraRun train_qlora() {
   return run;
 }
 
-// What a trained float32 matrix of a million weights occupies: itself, its gradient, Adam's two moments.
-Amount trained_bytes_per_parameter() {
+// What a trained matrix of a million weights occupies: in float32 itself, its gradient, Adam's two moments; or weight
+// and gradient in bfloat16 beside a float32 master with the moments.
+Amount trained_bytes_per_parameter(at::ScalarType type) {
   nn::Linear linear = make_linear(1024, 1024, "4c.trained");
   optim::AdamW optimizer(optim::with_weight_decay({{"weight", linear->weight}}, 0));
-  linear->forward(drawn({4, 1024}, "4c.few")).sum().backward();
+  const Tensor weight = type == at::kFloat ? linear->weight : linear->weight.detach().to(type).requires_grad_();
+  at::linear(drawn({4, 1024}, "4c.few", type), weight).sum().backward();
+  linear->weight.mutable_grad() = weight.grad().to(at::kFloat);
   optimizer.step(kSmallRate);
-  std::vector<Tensor> tensors = {linear->weight, linear->weight.grad()};
+  std::vector<Tensor> tensors = {weight, weight.grad()};
+  if (type != at::kFloat) tensors.push_back(linear->weight);
   for (const auto& [name, tensor] : optimizer.state()) {
     if (tensor.dim() == 2) tensors.push_back(tensor);  // not the counter of steps
   }
@@ -120,7 +136,7 @@ Amount trained_bytes_per_parameter() {
 }
 
 struct DerivedPrecision {
-  Amount least, most, trained, four_bit;
+  Amount least, most, at_least, trained, mixed, per_parameter, four_bit;
 };
 
 DerivedPrecision derive_precision(Working& working) {
@@ -134,7 +150,7 @@ DerivedPrecision derive_precision(Working& working) {
                      "2^-8 / 2 = 1 / 512", 0x1p-9);
   derived.most =
       working.derive("The largest that any weight rounds away: that of 1, upwards", "2^-7 / 2 = 1 / 256", 0x1p-8);
-  working.derive(
+  derived.at_least = working.derive(
       "Half the distance at |w| = 0.01, where neighbours are 2^-7 x 2^-7 apart; Adam's step is about the learning "
       "rate, 1e-5",
       "2^-14 / 2", 0x1p-15);
@@ -144,14 +160,15 @@ DerivedPrecision derive_precision(Working& working) {
       "accumulate over steps.");
   derived.trained = working.derive("Bytes per parameter: float32 weight, gradient and two moments", "4 + 4 + 4 + 4",
                                    3 * cost::kFloatBytes + cost::kFloatBytes);
-  working.derive("... or bfloat16 weight and gradient, float32 master and moments", "2 + 2 + 4 + 4 + 4",
-                 2 * cost::bytes_per_element(cost::Storage::BFloat16) + 3 * cost::kFloatBytes);
+  derived.mixed = working.derive("... or bfloat16 weight and gradient, float32 master and moments", "2 + 2 + 4 + 4 + 4",
+                                 2 * cost::bytes_per_element(cost::Storage::BFloat16) + 3 * cost::kFloatBytes);
   working.say(
       "In QLoRA the base is never updated. It is only read: decoded from four bits for each product, forward and "
       "backward, to the same values every time. Its rounding error is made once and stays; nothing has to add up in "
       "it. What is updated, A and B, is small and kept in float32. A float32 copy of the base would serve nobody.");
-  working.derive("Bytes per parameter in NF4 with quantised scales: 4 bits, a byte per 64, four bytes per 64 x 256",
-                 "1/2 + 1/64 + 4 / (64 x 256)", 0.5 + 1.0 / 64 + cost::kFloatBytes / (64 * 256));
+  derived.per_parameter =
+      working.derive("Bytes per parameter in NF4 with quantised scales: 4 bits, a byte per 64, four bytes per 64 x 256",
+                     "1/2 + 1/64 + 4 / (64 x 256)", 0.5 + 1.0 / 64 + cost::kFloatBytes / (64 * 256));
   derived.four_bit = working.derive(
       "A matrix of 256 by 1024, the two tables of codes included",
       filled("{} / 2 + {} / 64 + 4 x {} / (64 x 256) + 4 x 16 + 4 x 256", {256 * 1024, 256 * 1024, 256 * 1024}),
@@ -167,19 +184,30 @@ void measure_precision(Working& working, const DerivedPrecision& derived) {
   const PrecisionRun plain = train_kept(Keeping::BFloat16), twin = train_kept(Keeping::Float32),
                      master = train_kept(Keeping::Master);
   const std::string all = " of " + std::to_string(kPlainWidth * kPlainWidth);
-  working.claim("bfloat16 weights, |w| >= 0.01, AdamW at 1e-5 without decay, 1000 steps: elements that moved",
+  working.claim("bfloat16 weights, |w| >= 0.01, AdamW at 1e-5 without decay, " +
+                    amount_text(static_cast<Amount>(kPlainSteps)) + " steps: elements that moved",
                 "0" + all, std::to_string(plain.moved) + all, plain.moved == 0);
-  working.claim("Their float32 twins, rounded to bfloat16 at the end: elements that moved", "over half" + all,
-                std::to_string(twin.moved) + all, 2 * twin.moved > kPlainWidth * kPlainWidth);
-  working.claim("Lathe's bfloat16 storage with a float32 master: likewise", "over half" + all,
-                std::to_string(master.moved) + all, 2 * master.moved > kPlainWidth * kPlainWidth);
+  working.claim_equal("Over its weights, the least half distance to a neighbour: above a step of 1e-5",
+                      derived.at_least, plain.least_half);
+  const auto moves = [&](const char* text, const PrecisionRun& run) {
+    working.claim(text, std::to_string(run.far_enough) + all + " have gone over half the way, and over half of all",
+                  std::to_string(run.moved) + all,
+                  run.moved == run.far_enough && 2 * run.moved > kPlainWidth * kPlainWidth);
+  };
+  moves("Their float32 twins, rounded to bfloat16 at the end: elements that moved", twin);
+  moves("Lathe's bfloat16 storage with a float32 master: likewise", master);
   const auto fall = [](const PrecisionRun& run) { return run.losses.back() / run.losses.front(); };
   working.claim("Last loss over first: bfloat16, float32, master", "1; below 0.1; below 0.1",
                 short_number(fall(plain)) + "; " + short_number(fall(twin)) + "; " + short_number(fall(master)),
                 fall(plain) == 1 && fall(twin) < 0.1 && fall(master) < 0.1);
-  working.claim_equal("Bytes per parameter in training, counted", derived.trained, trained_bytes_per_parameter());
+  working.claim_equal("Bytes per parameter in training, counted", derived.trained,
+                      trained_bytes_per_parameter(at::kFloat));
+  working.claim_equal("... in bfloat16 with a float32 master", derived.mixed,
+                      trained_bytes_per_parameter(at::kBFloat16));
   const QloraRun qlora = train_qlora();
   working.claim_equal("Bytes of the NF4 base, counted", derived.four_bit, qlora.base_bytes, Unit::Bytes);
+  working.claim_equal("... per parameter, the two tables of codes aside", derived.per_parameter,
+                      (qlora.base_bytes - cost::kFloatBytes * (16 + 256)) / (kQloraWidth * kQloraOutputs));
   working.claim("QLoRA: after 60 steps every byte of the base is what it was", "no byte differs",
                 qlora.same_base ? "none" : "some", qlora.same_base);
   const double learned = qlora.losses.back() / qlora.losses.front();
@@ -204,11 +232,13 @@ void measure_precision(Working& working, const DerivedPrecision& derived) {
 
 Answer answer_update_precision(const Settings& settings) {
   Working working(settings);
-  working.answer.in_short =
-      "In bfloat16 an update of less than about 1/512 of a weight is rounded away, so small steps never add up: they "
-      "are added to a float32 copy. QLoRA's base is never updated, only read; what is updated, A and B, is small and "
-      "float32.";
-  measure_precision(working, derive_precision(working));
+  const DerivedPrecision derived = derive_precision(working);
+  working.answer.in_short = "In bfloat16 an update of less than about 1/" + amount_text(1 / derived.least) +
+                            " of a weight is rounded away, so small steps never add up: they are added to a float32 "
+                            "copy. QLoRA's base is never updated, only read; what is updated, A and B, is small and "
+                            "float32. Bytes per parameter: " +
+                            amount_text(derived.trained) + " against " + short_number(derived.per_parameter) + ".";
+  measure_precision(working, derived);
   return std::move(working.answer);
 }
 

@@ -75,8 +75,15 @@ std::string filled(std::string_view pattern, std::initializer_list<Amount> value
 
 void Working::say(std::string text) { answer.derivation.push_back({std::move(text), "", ""}); }
 
+void Working::state_convention(Unit unit) {
+  if (!stated_.insert(unit).second) return;
+  if (unit == Unit::Flops) say("Convention: a multiply-add counts 2 FLOPs.");
+  if (unit == Unit::Bytes) say("Convention: 1 MB is 10^6 bytes, 1 MiB is 2^20 bytes (and so for K, G, T).");
+}
+
 Amount Working::derive(std::string text, std::string formula, Amount value, Unit unit) {
   value *= 1 + perturbation_;
+  state_convention(unit);
   answer.derivation.push_back({std::move(text), std::move(formula), amount_text(value, unit)});
   return value;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -30,7 +31,7 @@ class Working {
 
   /// A step in words.
   void say(std::string text);
-  /// A step that computes: returns `value`, which claims must use.
+  /// A step that computes: returns `value`, which claims must use. Before the first of a unit stands its convention.
   Amount derive(std::string text, std::string formula, Amount value, Unit unit = Unit::Number);
 
   /// Derived and measured are the same number.
@@ -43,7 +44,10 @@ class Working {
   Answer answer;
 
  private:
+  void state_convention(Unit unit);
+
   double perturbation_;
+  std::set<Unit> stated_;
 };
 
 }  // namespace lathe::app::practice
