@@ -132,10 +132,14 @@ TEST(MixerBlock, HasTheSameGradientsUnderEveryPolicy) {
   }
 }
 
-// Counts the bytes that live in LibTorch's CPU allocator.
+// Counts the bytes that live in LibTorch's CPU allocator, which it stands in for while it exists: oneDNN's products
+// inside LibTorch take no allocator whose blocks have a context of their own.
 class CountingAllocator final : public c10::Allocator {
  public:
   CountingAllocator() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 100); }
+  ~CountingAllocator() override { c10::SetCPUAllocator(inner_, 100); }
+  CountingAllocator(const CountingAllocator&) = delete;
+  CountingAllocator& operator=(const CountingAllocator&) = delete;
   c10::DataPtr allocate(size_t bytes) override {
     auto* block = new Block{inner_->allocate(bytes), bytes};
     live() += static_cast<int64_t>(bytes);
@@ -162,8 +166,7 @@ class CountingAllocator final : public c10::Allocator {
 
 // What a block keeps after its forward pass: its input is the caller's and its output the next block's, u each.
 int64_t kept_bytes(MixerBlockImpl& block, const Tensor& x, Recompute policy) {
-  static auto* allocator = new CountingAllocator;  // LibTorch keeps the pointer
-  (void)allocator;
+  const CountingAllocator allocator;
   const int64_t before = CountingAllocator::live();
   const Tensor y = run_layers(x, 1, {policy}, [&](int64_t, const Tensor& in) { return block.forward(in); });
   return CountingAllocator::live() - before;
