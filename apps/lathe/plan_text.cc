@@ -144,10 +144,15 @@ std::string PlanReport::advice_text() const {
                   then ? difference(*then, *seconds()).c_str() : "unknown", change.fits ? "yes" : "no");
     text += numbers.data() + cost::command_line_text(change.overrides) + "\n";
   }
+  if (settled.budgeted)
+    text += "a policy of its own stands for the budget: it fits into the memory that is available\n";
   text += "largest batch_size that fits: " + (largest_batch ? std::to_string(*largest_batch) : "none") + "\n";
   if (settled.fits()) return text;
-  if (!fitting) return text + "no change of the recipe makes it fit: a smaller model, or more memory\n";
-  return text + "the least that makes it fit: " + cost::command_line_text(fitting->overrides) + " (" +
+  const std::string what = settled.budgeted ? "keep within the budget" : "fit";
+  if (!fitting)
+    return text + "no change of the recipe makes it " + what + ": a smaller model, or " +
+           (settled.budgeted ? "a larger budget\n" : "more memory\n");
+  return text + "the least that makes it " + what + ": " + cost::command_line_text(fitting->overrides) + " (" +
          bytes_text(fitting->plan.memory.peak) + ", " + unit_text(fitting->plan.memory.peak, "B") + ")\n";
 }
 

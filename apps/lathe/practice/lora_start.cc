@@ -3,6 +3,8 @@
 #include <ATen/ops/remainder.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
+
 #include "lathe/nn/modules.h"
 #include "lathe/optim/adam.h"
 #include "practice/lora.h"
@@ -129,8 +131,11 @@ Answer answer_lora_start(const Settings& settings) {
   bool never = zero.losses.back() == zero.losses.front();
   for (size_t i = 0; i < zero.losses.size(); ++i) never = never && zero.a_norms[i] == 0 && zero.b_norms[i] == 0;
   never = never && zero.a().count_nonzero().item<int64_t>() == 0 && zero.b().count_nonzero().item<int64_t>() == 0;
+  const double largest_gradient = std::max(*std::max_element(zero.a_norms.begin(), zero.a_norms.end()),
+                                           *std::max_element(zero.b_norms.begin(), zero.b_norms.end()));
   working.claim("Both zero: after " + std::to_string(kStartSteps) + " steps all gradients were 0 and all weights are",
-                "loss " + short_number(zero.losses.front()) + " throughout", "loss " + short_number(zero.losses.back()),
+                "0, and loss " + short_number(zero.losses.front()) + " throughout",
+                "the largest gradient " + short_number(largest_gradient) + ", loss " + short_number(zero.losses.back()),
                 never);
 
   show_start(working, run, zero);

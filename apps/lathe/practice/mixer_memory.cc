@@ -69,7 +69,7 @@ DerivedBytes derive_bytes(Working& working) {
   working.derive("The unit: what passes between two layers, per sample. The hidden tensors have c d_s = s d_c = 4 u",
                  filled("u = s c = {} x {}", {m.sequence_length, m.width}), unit);
   working.derive("Textbook, every operation's output kept: 22 u per sample and layer (the table lists them)",
-                 filled("{} u x {} x 4 B x {}", {kept(Accounting::Textbook) / unit, unit, kExamBatch}),
+                 filled("{} x {} x 4 B x {}", {kept(Accounting::Textbook) / unit, unit, kExamBatch}),
                  layer_samples * kept(Accounting::Textbook), Unit::Bytes);
   working.derive("... in 24 layers", filled("{} x {}", {m.num_blocks, layer_samples * kept(Accounting::Textbook)}),
                  exam_bytes(Accounting::Textbook), Unit::Bytes);
@@ -81,7 +81,8 @@ DerivedBytes derive_bytes(Working& working) {
   working.derive("... in 24 layers", filled("{} x {}", {m.num_blocks, layer_samples * kept(Accounting::Autograd)}),
                  exam_bytes(Accounting::Autograd), Unit::Bytes);
   working.derive("The answer that counts the MLPs' hidden tensors only, 16 u",
-                 filled("{} x {} x 16 u", {m.num_blocks, kExamBatch}), exam_bytes(Accounting::Hidden), Unit::Bytes);
+                 filled("{} x {} x 16 x {} x 4 B", {m.num_blocks, kExamBatch, unit}), exam_bytes(Accounting::Hidden),
+                 Unit::Bytes);
   DerivedBytes derived{};
   derived.autograd = working.derive("One sample in one layer, as autograd keeps it",
                                     filled("(20 x {} + 4 x {}) x 4 B", {unit, m.sequence_length}),
