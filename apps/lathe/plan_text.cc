@@ -1,10 +1,8 @@
 #include "plan_text.h"
 
 #include <array>
-#include <cmath>
 #include <cstdio>
 
-#include "lathe/base/text.h"
 #include "lathe/config/bind.h"
 
 namespace lathe::app {

@@ -185,9 +185,9 @@ class FittingChange {
       words_[kDoubleQuant] = "quant.double_quant=true";
       if (fits()) return std::move(found_);
     }
-    while (!base_.adapter.from && recipe::resolve_model(base_).adapter->r > 1) {
-      base_.adapter.rank = recipe::resolve_model(base_).adapter->r / 2;
-      words_[kRank] = "adapter.rank=" + std::to_string(*base_.adapter.rank);
+    for (int64_t rank = recipe::resolve_model(base_).adapter->r; !base_.adapter.from && rank > 1;) {
+      base_.adapter.rank = rank /= 2;
+      words_[kRank] = "adapter.rank=" + std::to_string(rank);
       if (fits()) return std::move(found_);
     }
     while (const std::optional<int64_t> half = half_length(recipe::resolve_model(base_))) {

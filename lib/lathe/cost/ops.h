@@ -11,7 +11,7 @@
 #include "lathe/recipe/values.h"
 
 /// What Lathe's modules allocate and compute, operator by operator: each function is the shadow of its namesake in
-/// component nn. Change the two together; tests/train/cost_test.cc holds them against each other.
+/// component nn. Change the two together; tests/train/measure_step_test.cc holds them against each other.
 namespace lathe::cost {
 
 /// The type of a matrix in memory.
