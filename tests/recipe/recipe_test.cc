@@ -125,6 +125,9 @@ TEST(Recipe, ComplainsOnceAboutOneMistake) {
             "override: adapter.rank: expected an integer in [1, 65536], got \"many\"");
   EXPECT_EQ(recipe_refusal({"training.batch_size=0"}),
             "override: training.batch_size: expected an integer in [1, 1000000000] or auto, got 0");
+  EXPECT_THAT(recipe_refusal({"training.activation_checkpointing={every: 0}"}), HasSubstr(", got {every: 0}"));
+  EXPECT_THAT(recipe_refusal({"training.activation_checkpointing={budget: -1 GiB}"}),
+              HasSubstr(", got {budget: \"-1 GiB\"}"));
 }
 
 TEST(ReadyRecipes, AllLoadAndBeginWithTheirPurpose) {

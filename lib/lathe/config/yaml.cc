@@ -214,7 +214,10 @@ std::string YamlNode::describe() const {
         std::find_if(items.begin(), items.end(), [](const YamlNode& item) { return item.kind != Kind::Scalar; });
     return nested == items.end() ? "a list" : "a list that holds " + nested->describe();
   }
-  if (kind == Kind::Mapping) return "a mapping";
+  if (kind == Kind::Mapping) {
+    const bool small = members.size() == 1 && members[0].value.kind == Kind::Scalar && members[0].key.size() <= 32;
+    return small ? "{" + printable(members[0].key) + ": " + members[0].value.describe() + "}" : "a mapping";
+  }
   if (text.empty() && !quoted) return "nothing";
   const bool number = !quoted && text.find_first_not_of("+-0123456789.eE") == std::string::npos;
   return number ? text : quote(text);

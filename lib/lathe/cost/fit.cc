@@ -77,11 +77,14 @@ class Settling {
     if (holds({Kind::None}) || holds({Kind::Elementwise})) return;
     int64_t exceeds = 0, within = layers_ - 1;
     if (within < 1 || !holds(recompute_layers(within))) return;
+    Settled found = settled_;
     while (within - exceeds > 1) {
       const int64_t middle = exceeds + (within - exceeds) / 2;
-      (holds(recompute_layers(middle)) ? within : exceeds) = middle;
+      const bool fits = holds(recompute_layers(middle));
+      (fits ? within : exceeds) = middle;
+      if (fits) found = settled_;
     }
-    holds(recompute_layers(within));
+    settled_ = std::move(found);
   }
 
   bool holds(const recipe::Checkpointing& policy) {

@@ -85,7 +85,11 @@ void Ledger::backward(const Value& output, Buffer grad) {
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const std::shared_ptr<Node>& input = node->inputs[i];
       if (input == nullptr || grads[i] == nullptr) continue;
-      if (input->grad == nullptr) input->grad = std::move(grads[i]);  // a second one is added to it in place
+      if (input->grad == nullptr) {
+        input->grad = std::move(grads[i]);
+      } else if (input->grad.use_count() > 1) {  // a sum; where nobody else holds it, a second one is added in place
+        input->grad = allocate(input->grad->bytes());
+      }
       grads[i].reset();
       ready.emplace(-input->order, input);
     }
@@ -112,7 +116,9 @@ Value Ledger::checkpoint(const Value& x, const std::function<Value(const Value&)
     }
     const Pass outer = std::exchange(pass_, Pass::Recompute);
     decisions_ = {decided.values, /*replaying=*/true};
+    Buffer generator_now = allocate(kGeneratorStateBytes);  // put back afterwards
     Value again = fn(input);
+    generator_now.reset();
     decisions_ = {};
     pass_ = outer;
     again.buffer.reset();

@@ -34,13 +34,13 @@ Value own_product(Ledger& ledger, const Value& x, const LinearCost& linear) {
   const Saved saved = linear.trains ? Saved(ledger, x) : Saved();
   const bool wants_dx = x.needs_gradient();
   ledger.record(y, {&x}, linear.trains, [&ledger, linear, saved, rows = x.rows, wants_dx](const Buffer&) {
+    const Buffer input = saved.unpack();
     Buffer dx;
     if (wants_dx) {
       dx = ledger.allocate(rows * linear.in_features * kFloatBytes);
       frozen_product(ledger, rows, linear);
     }
     if (linear.trains) {
-      const Buffer input = saved.unpack();
       const Buffer converted =
           ledger.allocate(linear.compute == Storage::BFloat16 ? 2 * rows * (linear.in_features + linear.out_features) +
                                                                     2 * linear.in_features * linear.out_features
@@ -118,6 +118,18 @@ Value biased(Ledger& ledger, const Value& y, const LinearCost& linear) {
   return result;
 }
 
+// gelu(h + bias) with the bias of the layer that made h.
+Value gelu(Ledger& ledger, const Value& h, const LinearCost& linear) {
+  Value y = ledger.tensor(h.rows, h.columns);
+  if (ledger.elementwise()) y.source = h.buffer;
+  ledger.record(y, {&h}, linear.trains, [&ledger, linear, saved = h.buffer](const Buffer&) {
+    const Buffer dh = ledger.allocate(saved->bytes());
+    bias_gradient(ledger, linear);
+    return std::vector<Buffer>{dh};
+  });
+  return y;
+}
+
 }  // namespace
 
 Amount bytes_per_element(Storage storage) { return storage == Storage::BFloat16 ? 2 : 4; }
@@ -163,19 +175,10 @@ Value joint_forward(Ledger& ledger, const Value& x, const std::vector<const Line
   return y;
 }
 
-Value gelu_of_product(Ledger& ledger, const Value& h) {
-  Value y = ledger.tensor(h.rows, h.columns);
-  if (ledger.elementwise()) y.source = h.buffer;
-  ledger.record(y, {&h}, false, [&ledger, saved = h.buffer](const Buffer&) {
-    return std::vector<Buffer>{ledger.allocate(saved->bytes())};
-  });
-  return y;
-}
+Value gelu_of_product(Ledger& ledger, const Value& h) { return gelu(ledger, h, {}); }
 
 Value linear_gelu(Ledger& ledger, const Value& x, const LinearCost& linear) {
-  Value h = linear_product(ledger, x, linear);
-  if (linear.trains) h = biased(ledger, h, linear);
-  return gelu_of_product(ledger, h);
+  return gelu(ledger, linear_product(ledger, x, linear), linear);
 }
 
 Value linear_residual_norm(Ledger& ledger, const Value& x, const LinearCost& linear, const Value& residual,
