@@ -83,8 +83,8 @@ TEST_P(MeasureStepTest, TakesWhatThePlanForetells) {
   const double activations = plan.memory.activations / static_cast<double>(measured.activation_bytes) - 1;
   std::printf("%-28s peak %10.0f planned %10ld measured %+.2f %%   activations %+.2f %%\n", GetParam().name,
               plan.memory.peak, static_cast<long>(measured.peak_bytes), 100 * peak, 100 * activations);
-  EXPECT_LT(std::abs(peak), 0.02);
-  EXPECT_LT(std::abs(activations), 0.02);
+  EXPECT_LT(std::abs(peak), 0.01);
+  EXPECT_LT(std::abs(activations), 0.01);
   EXPECT_EQ(std::round(counted.flops.total()), static_cast<double>(measured.flops));
 }
 

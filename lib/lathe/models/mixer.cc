@@ -56,11 +56,11 @@ Tensor Mixer::forward(const Tensor& pixels, const nn::Pass& pass) {
                         pixels.size(3) == arch_.image_width,
                     "Mixer: expected pixels [N, ", arch_.num_channels, ", ", arch_.image_height, ", ",
                     arch_.image_width, "], got ", pixels.sizes());
-  const Tensor patches = nn::watched("stem", stem_->forward(pixels));
   const auto block = [this, pass](int64_t i, const Tensor& x) {
     return nn::watched("blocks", i, blocks_[static_cast<size_t>(i)]->forward(x, pass, static_cast<uint64_t>(i)));
   };
-  const Tensor mixed = nn::run_layers(patches, arch_.num_blocks, pass.layers, block);
+  const Tensor mixed =
+      nn::run_layers(nn::watched("stem", stem_->forward(pixels)), arch_.num_blocks, pass.layers, block);
   return nn::watched("head", head_(norm_->forward(mixed).mean(1)));
 }
 

@@ -41,7 +41,7 @@ struct OwnProduct : torch::autograd::Function<OwnProduct> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto self = c10::static_intrusive_pointer_cast<LinearReference>(ctx->saved_data["self"].toCapsule());
     const variable_list saved = ctx->get_saved_variables();  // before dx: what was dropped is computed again here
-    const Tensor grad = grads[0].contiguous();
+    const Tensor& grad = grads[0];
     Tensor dx, dweight;
     if (ctx->needs_input_grad(0)) {
       dx = at::empty({grad.size(0), self->linear->in_features()}, grad.options());
