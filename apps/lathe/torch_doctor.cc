@@ -15,10 +15,10 @@
 #include "lathe/base/error.h"
 #include "lathe/base/files.h"
 #include "lathe/base/json.h"
-#include "lathe/base/memory.h"
 #include "lathe/config/bind.h"
 #include "lathe/nn/gemm.h"
 #include "lathe/nn/kernels.h"
+#include "lathe/train/summary.h"
 #include "torch_verbs.h"
 
 namespace lathe::app {
@@ -67,8 +67,8 @@ bool save(const Json& speeds) {
 }  // namespace
 
 int run_torch_doctor(const CommandLine&) {
+  const int64_t base = train::measure_base_bytes();  // what every run pays beside its tensors
   const double flops = gemm_flops();
-  const int64_t base = resident_memory_bytes();  // the program and what products have loaded: what every run pays
   Json speeds = {{"gemm_flops", flops},
                  {"memory_bytes_per_second", memory_bytes_per_second()},
                  {"threads", at::get_num_threads()},

@@ -42,7 +42,7 @@ struct Comparison {
     text += bytes_row("peak", memory.peak, measured.peak_bytes);
     if (!measured.loads.empty()) text += bytes_row("for these loads", for_loads.memory.peak, measured.peak_bytes);
     // What the libraries and malloc keep is not planned.
-    text += bytes_row("resident with base", memory.peak + static_cast<cost::Amount>(measured.start_rss_bytes),
+    text += bytes_row("resident with base", memory.peak + static_cast<cost::Amount>(measured.base_bytes),
                       measured.peak_rss_bytes);
     const auto flops = static_cast<cost::Amount>(measured.flops);
     text += comparison("operations", unit_text(counted.flops.total(), "FLOP"), unit_text(flops, "FLOP"),
@@ -64,7 +64,7 @@ struct Comparison {
             {"activations", measured.activation_bytes},
             {"peak", measured.peak_bytes},
             {"peak_rss", measured.peak_rss_bytes},
-            {"process_base", measured.start_rss_bytes},
+            {"process_base", measured.base_bytes},
             {"flops_per_step", measured.flops},
             {"seconds_per_step", measured.seconds},
             {"planned_for_loads",

@@ -18,6 +18,7 @@
 #include "lathe/train/profiler.h"
 #include "lathe/train/run_state.h"
 #include "lathe/train/step.h"
+#include "lathe/train/summary.h"
 
 namespace lathe::train {
 namespace {
@@ -112,9 +113,8 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
   if (recipe.training.threads > 0) at::set_num_threads(static_cast<int>(recipe.training.threads));
   MemoryMeter::install();
   MeasuredStep result;
-  result.start_rss_bytes = resident_memory_bytes();
+  result.base_bytes = measure_base_bytes();
   const int64_t before = MemoryMeter::live_bytes();
-  MemoryMeter::reset_peak();
   int64_t last = before;
   const auto allocated_since_last = [&last] {
     const int64_t live = MemoryMeter::live_bytes();

@@ -17,7 +17,7 @@ struct MeasuredStep {
   int64_t checkpoint_bytes = 0;  ///< the copies that were held during the second step, where a run would take some
   int64_t activation_bytes = 0;  ///< kept after the forward pass of the last micro-batch
   int64_t peak_rss_bytes = 0;    ///< of the process
-  int64_t start_rss_bytes = 0;   ///< of the process before the model was built
+  int64_t base_bytes = 0;        ///< of the process before the model was built
   int64_t flops = 0;             ///< of the products of a step: those that LibTorch's operators and own kernels count
   // Of each layer with experts:
   std::vector<cost::ExpertLoad> loads{};          ///< at most, in the steps whose memory was measured
