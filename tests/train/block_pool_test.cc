@@ -1,7 +1,9 @@
 #include "lathe/train/block_pool.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -58,6 +60,22 @@ TEST(BlockPool, TakesTheSmallestHoleThatFits) {
   EXPECT_EQ(pool.allocate(1000, took), big);
   pool.release(wall);
   pool.release(end);
+}
+
+TEST(BlockPool, TrimGivesBackWhatLiesBetweenTheBlocks) {
+  constexpr size_t kBytes = size_t{1} << 20;
+  BlockPool pool(3 * kBytes);
+  size_t took = 0;
+  auto* first = static_cast<char*>(pool.allocate(kBytes + 100, took));  // ends within a page
+  auto* freed = static_cast<char*>(pool.allocate(kBytes, took));
+  std::memset(first, 1, kBytes + 100);
+  std::memset(freed, 2, kBytes);
+  pool.release(freed);
+  pool.trim();
+  EXPECT_TRUE(std::all_of(first, first + kBytes + 100, [](char byte) { return byte == 1; }));
+  auto* again = static_cast<char*>(pool.allocate(kBytes, took));
+  ASSERT_EQ(again, freed);
+  EXPECT_LT(std::count(again, again + kBytes, 2), 2 * ::sysconf(_SC_PAGESIZE)) << "pages come back as zeros";
 }
 
 TEST(BlockPool, WithoutAddressesHasNoBlocks) {

@@ -1,7 +1,9 @@
 #include "lathe/train/block_pool.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <cstdint>
 #include <iterator>
 
 namespace lathe::train {
@@ -59,6 +61,16 @@ size_t BlockPool::release(void* block) {
   }
   add_hole(at, size);
   return taken;
+}
+
+void BlockPool::trim() {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::scoped_lock lock(mutex_);
+  for (const auto& [at, size] : holes_) {
+    const uintptr_t first = (reinterpret_cast<uintptr_t>(at) + page - 1) / page * page;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(at) + size) / page * page;
+    if (first < end) (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+  }
 }
 
 void BlockPool::add_hole(std::byte* at, size_t bytes) {

@@ -11,7 +11,7 @@ namespace lathe::train {
 /// Blocks for big tensors in a range of addresses of their own: best fit, neighbours joined when they are free. What a
 /// step leaves behind (a gradient, an optimizer's moment) lies elsewhere and splits no hole, so that each step finds
 /// the range whole: with malloc alone, batches of ragged lengths grew the heap to one and a quarter times what lives in
-/// it. Pages stay with the process once touched. Any thread may call it.
+/// it. Pages stay with the process once touched, until trim(). Any thread may call it.
 class BlockPool {
  public:
   /// Reserves `bytes` of addresses, no memory; nothing where the system does not allow it.
@@ -24,6 +24,8 @@ class BlockPool {
   void* allocate(size_t bytes, size_t& took);
   /// Returns the bytes that the block took.
   size_t release(void* block);
+  /// Gives the pages between the blocks back to the system.
+  void trim();
   bool owns(const void* block) const { return block >= begin_ && block < begin_ + bytes_; }
 
  private:

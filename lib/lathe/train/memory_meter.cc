@@ -72,6 +72,11 @@ void MemoryMeter::install() {
 
 int64_t MemoryMeter::live_bytes() { return live.load(std::memory_order_relaxed); }
 int64_t MemoryMeter::peak_bytes() { return peak.load(std::memory_order_relaxed); }
+void MemoryMeter::trim() {
+  pool().trim();
+  ::malloc_trim(0);
+}
+
 void MemoryMeter::reset_peak() { peak.store(live_bytes(), std::memory_order_relaxed); }
 
 int64_t mapped_bytes(const torch::nn::Module& model) {

@@ -15,6 +15,8 @@ class MemoryMeter {
   /// The most since the last reset_peak().
   static int64_t peak_bytes();
   static void reset_peak();
+  /// Gives the memory of freed tensors back to the system.
+  static void trim();
 };
 
 /// Of the parameters and buffers that are views of a mapped file: LibTorch's allocator did not make them.

@@ -3,8 +3,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
-#include <malloc.h>
 #include <torch/version.h>
 
 #include <utility>
@@ -27,14 +28,18 @@ std::string bits_decided_by() {
 }
 
 int64_t measure_base_bytes() {
-  const at::NoGradGuard no_grad;
   {
     // As large as a step's: the libraries' buffers grow with the product, up to this size.
     const at::Tensor a = at::ones({2048, 512}), b = at::ones({512, 1536});
     nn::gemm(a, b);
   }
+  {
+    const at::AutoGradMode grad_on(true);
+    const at::Tensor x = at::ones({8, 64}).requires_grad_();
+    at::layer_norm(at::linear(x, at::ones({64, 64})), {64}).softmax(-1).sum().backward();
+  }
   MemoryMeter::reset_peak();
-  ::malloc_trim(0);
+  MemoryMeter::trim();
   return resident_memory_bytes() - MemoryMeter::live_bytes();
 }
 

@@ -18,8 +18,8 @@ struct Overheads {
   double metrics_cpu = 0, checkpoints_cpu = 0, checkpoint_stall = 0;
 };
 
-/// What is resident before the first step, less the model: the program, the data, and the libraries with the buffers
-/// that a first product makes them load. Gives back what reading the data has left behind.
+/// What is resident before the first step, less the model: the program, the data, and the libraries with what a
+/// first product and a first backward pass make them load. Gives back what reading the data has left behind.
 int64_t measure_base_bytes();
 
 /// Of run.json, what `lathe report` shows beside the metrics.
