@@ -45,6 +45,17 @@ TEST(LinearGelu, FusedEqualsComposedForBothForms) {
   }
 }
 
+// The memory of its gradient serves for the product's only where nobody else holds it.
+TEST(LinearGelu, LeavesAGradientThatOthersHold) {
+  const Parts p(at::kFloat);
+  const Tensor grad = ramp({5, 8}, 0.9), copy = grad.clone();
+  for (const bool as_view : {false, true}) {
+    const Tensor y = linear_gelu(p.x, const_cast<LinearImpl&>(*p.linear), Gelu::Erf);
+    y.backward(as_view ? grad.view({40}).view({5, 8}) : grad);
+    testing::expect_identical(grad, copy);
+  }
+}
+
 TEST(LinearResidualNorm, FusedEqualsComposedWithTheSameMask) {
   for (const float rate : {0.0f, 0.3f}) {
     expect_fused_equals_composed(

@@ -30,13 +30,16 @@ Allocation::~Allocation() {
   ledger_.live_at_[static_cast<size_t>(site_)] -= bytes_;
 }
 
-Saved::Saved(Ledger& ledger, const Value& value) : ledger_(&ledger) {
+Saved::Saved(Ledger& ledger, const Value& value) : ledger_(&ledger), given_away_(ledger.recomputing()) {
   const bool again = ledger.elementwise() && value.source != nullptr;
   kept_ = again ? value.source : value.buffer;
   again_bytes_ = again ? value.elements() * kFloatBytes : 0;
 }
 
-Buffer Saved::unpack() const { return again_bytes_ > 0 ? ledger_->allocate(again_bytes_) : kept_; }
+Buffer Saved::unpack() const {
+  if (again_bytes_ > 0) return ledger_->allocate(again_bytes_);
+  return given_away_ ? std::move(kept_) : kept_;
+}
 
 Buffer Ledger::allocate(Amount bytes) { return std::make_shared<const Allocation>(*this, bytes); }
 

@@ -76,8 +76,9 @@ class Saved {
 
  private:
   Ledger* ledger_ = nullptr;
-  Buffer kept_;
+  mutable Buffer kept_;
   Amount again_bytes_ = 0;
+  bool given_away_ = false;  ///< by unpack(): a checkpoint's second run made it, and holds it no longer
 };
 
 /// Follows a training step as LibTorch would execute it, without a tensor: allocations and releases, operations, and
@@ -111,6 +112,7 @@ class Ledger {
   Value without_gradient(const std::function<Value()>& fn);
   bool gradients_on() const { return gradients_on_; }
 
+  bool recomputing() const { return pass_ == Pass::Recompute; }
   void set_elementwise(bool on) { elementwise_ = on; }
   bool elementwise() const { return elementwise_; }
   /// The name under which a peak is remembered from now on.

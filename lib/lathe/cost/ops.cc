@@ -34,19 +34,19 @@ Value own_product(Ledger& ledger, const Value& x, const LinearCost& linear) {
   const Saved saved = linear.trains ? Saved(ledger, x) : Saved();
   const bool wants_dx = x.needs_gradient();
   ledger.record(y, {&x}, linear.trains, [&ledger, linear, saved, rows = x.rows, wants_dx](const Buffer&) {
-    const Buffer input = saved.unpack();
-    Buffer dx;
-    if (wants_dx) {
-      dx = ledger.allocate(rows * linear.in_features * kFloatBytes);
-      frozen_product(ledger, rows, linear);
-    }
     if (linear.trains) {
+      const Buffer input = saved.unpack();
       const Buffer converted =
           ledger.allocate(linear.compute == Storage::BFloat16 ? 2 * rows * (linear.in_features + linear.out_features) +
                                                                     2 * linear.in_features * linear.out_features
                                                               : 0);
       ledger.add_gradient(linear.path + ".weight", linear.in_features * linear.out_features * kFloatBytes);
       ledger.count(Part::Linear, 2 * rows * linear.in_features * linear.out_features);
+    }
+    Buffer dx;
+    if (wants_dx) {
+      dx = ledger.allocate(rows * linear.in_features * kFloatBytes);
+      frozen_product(ledger, rows, linear);
     }
     return std::vector<Buffer>{dx};
   });
@@ -122,8 +122,8 @@ Value biased(Ledger& ledger, const Value& y, const LinearCost& linear) {
 Value gelu(Ledger& ledger, const Value& h, const LinearCost& linear) {
   Value y = ledger.tensor(h.rows, h.columns);
   if (ledger.elementwise()) y.source = h.buffer;
-  ledger.record(y, {&h}, linear.trains, [&ledger, linear, saved = h.buffer](const Buffer&) {
-    const Buffer dh = ledger.allocate(saved->bytes());
+  ledger.record(y, {&h}, linear.trains, [&ledger, linear, saved = h.buffer](const Buffer& grad) {
+    const Buffer dh = grad.use_count() == 1 ? grad : ledger.allocate(saved->bytes());
     bias_gradient(ledger, linear);
     return std::vector<Buffer>{dh};
   });
@@ -142,7 +142,7 @@ Amount four_bit_bytes(Amount elements, Amount blocksize, bool double_quant) {
 }
 
 Amount panel_bytes(Amount in_features, Amount out_features, Storage compute) {
-  constexpr Amount kPanelBytes = 1 << 21, kPanelLines = 256;
+  constexpr Amount kPanelBytes = 1 << 22, kPanelLines = 512;
   const Amount widest = std::max(in_features, out_features) * bytes_per_element(compute);
   return std::min(in_features * out_features * bytes_per_element(compute), std::max(kPanelBytes, kPanelLines * widest));
 }

@@ -40,17 +40,16 @@ struct OwnProduct : torch::autograd::Function<OwnProduct> {
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto self = c10::static_intrusive_pointer_cast<LinearReference>(ctx->saved_data["self"].toCapsule());
-    const variable_list saved = ctx->get_saved_variables();  // before dx: what was dropped is computed again here
     const Tensor& grad = grads[0];
     Tensor dx, dweight;
+    if (ctx->needs_input_grad(1)) {  // first: what was dropped is computed again before dx is there, and gone then
+      const Tensor x = ctx->get_saved_variables()[0];
+      const at::ScalarType type = compute_type(self->linear->precision(), x);
+      dweight = gemm(product_operand(grad, type).t(), product_operand(x, type)).to(self->linear->weight.scalar_type());
+    }
     if (ctx->needs_input_grad(0)) {
       dx = at::empty({grad.size(0), self->linear->in_features()}, grad.options());
       self->linear->frozen_input_gradient(grad, dx, /*accumulate=*/false);
-    }
-    if (ctx->needs_input_grad(1)) {
-      const Tensor& x = saved[0];
-      const at::ScalarType type = compute_type(self->linear->precision(), x);
-      dweight = gemm(product_operand(grad, type).t(), product_operand(x, type)).to(self->linear->weight.scalar_type());
     }
     return {dx, dweight, Tensor()};
   }

@@ -139,10 +139,11 @@ bool add_part(LinearBase& linear, JointPlan& plan, variable_list& adapters) {
 }
 
 Tensor apply_plan(const Tensor& x, c10::intrusive_ptr<JointPlan> plan, const variable_list& adapters) {
+  if (x.dim() == 2) return JointProduct::apply(x, at::TensorList(adapters), plan);
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = plan->out_features();
   const Tensor y = JointProduct::apply(x.reshape({-1, x.size(-1)}), at::TensorList(adapters), plan);
-  return x.dim() == 2 ? y : at::_unsafe_view(y, shape);  // what is added in place to a view copies its gradient
+  return at::_unsafe_view(y, shape);  // what is added in place to a view copies its gradient
 }
 
 }  // namespace

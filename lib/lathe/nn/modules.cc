@@ -36,24 +36,52 @@ using GeluKernel = decltype(&kernels::gelu_forward);
 
 GeluKernel gelu_kernel(bool tanh) { return tanh ? kernels::gelu_tanh_forward : kernels::gelu_forward; }
 
-// y or derivative may be undefined; derivative may be h.
+// derivative may be undefined, or h.
 void run_gelu(const Tensor& h, const std::optional<Tensor>& bias, bool tanh, const Tensor& y,
               const Tensor& derivative) {
   RECORD_FUNCTION("lathe::gelu", (std::vector<c10::IValue>{h, y, derivative}));
-  const int64_t columns = h.size(1);
-  at::parallel_for(0, h.size(0), kRowsPerTask, [&](int64_t begin, int64_t end) {
-    std::vector<float> unused(y.defined() && derivative.defined() ? 0 : static_cast<size_t>(kRowsPerTask * columns));
+  const int64_t columns = h.size(-1);
+  at::parallel_for(0, h.numel() / columns, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    std::vector<float> unused(derivative.defined() ? 0 : static_cast<size_t>(kRowsPerTask * columns));
     for (int64_t row = begin; row < end; row += kRowsPerTask) {
       const int64_t at = row * columns;
-      float* value = y.defined() ? y.data_ptr<float>() + at : unused.data();
-      float* slope = derivative.defined() ? derivative.data_ptr<float>() + at : unused.data();
-      gelu_kernel(tanh)(h.const_data_ptr<float>() + at, data_or_null(bias), value, slope,
+      gelu_kernel(tanh)(h.const_data_ptr<float>() + at, data_or_null(bias), y.data_ptr<float>() + at,
+                        derivative.defined() ? derivative.data_ptr<float>() + at : unused.data(),
                         std::min(kRowsPerTask, end - row), columns);
     }
   });
 }
 
-// h [N, C] is a product without its bias that nobody else holds: the derivative is written over it, unless only
+// dh = grad times the derivative at h + bias, a few rows at a time; dh may be grad.
+void run_gelu_backward(const Tensor& h, const std::optional<Tensor>& bias, bool tanh, const Tensor& grad,
+                       const Tensor& dh) {
+  RECORD_FUNCTION("lathe::gelu_backward", (std::vector<c10::IValue>{grad, h, dh}));
+  const int64_t columns = h.size(-1);
+  at::parallel_for(0, h.numel() / columns, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    std::vector<float> unused(static_cast<size_t>(kRowsPerTask * columns)), slope(unused.size());
+    for (int64_t row = begin; row < end; row += kRowsPerTask) {
+      const int64_t at = row * columns, rows = std::min(kRowsPerTask, end - row);
+      gelu_kernel(tanh)(h.const_data_ptr<float>() + at, data_or_null(bias), unused.data(), slope.data(), rows, columns);
+      kernels::multiply(grad.const_data_ptr<float>() + at, slope.data(), dh.data_ptr<float>() + at, rows * columns);
+    }
+  });
+}
+
+// dh = grad · derivative; dh may be grad.
+void times_derivative(const Tensor& grad, const Tensor& derivative, const Tensor& dh) {
+  RECORD_FUNCTION("lathe::gelu_backward", (std::vector<c10::IValue>{grad, derivative, dh}));
+  at::parallel_for(0, grad.numel(), kRowsPerTask * 1024, [&](int64_t begin, int64_t end) {
+    kernels::multiply(grad.const_data_ptr<float>() + begin, derivative.const_data_ptr<float>() + begin,
+                      dh.data_ptr<float>() + begin, end - begin);
+  });
+}
+
+// Whether a gradient's memory may be written over: its two handles are the engine's and the one given to backward().
+bool held_alone(const Tensor& grad) {
+  return grad.is_contiguous() && grad.use_count() == 2 && grad.storage().use_count() == 1;
+}
+
+// h [..., C] is a product without its bias that nobody else holds: the derivative is written over it, unless only
 // products are kept.
 struct FusedGelu : torch::autograd::Function<FusedGelu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& h, const std::optional<Tensor>& bias, bool tanh) {
@@ -78,19 +106,15 @@ struct FusedGelu : torch::autograd::Function<FusedGelu> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
     const bool has_bias = ctx->saved_data["bias"].toBool();
+    const bool ours = held_alone(grads[0]);
     const Tensor grad = grads[0].contiguous();
-    Tensor dh = at::empty(grad.sizes(), grad.options());
-    Tensor derivative = saved[0];
+    const Tensor dh = ours ? grad : at::empty(grad.sizes(), grad.options());
     if (ctx->saved_data["keeps_product"].toBool()) {
-      run_gelu(saved[0], has_bias ? std::optional<Tensor>(saved[1]) : std::nullopt, ctx->saved_data["tanh"].toBool(),
-               Tensor(), dh);
-      derivative = dh;
+      run_gelu_backward(saved[0], has_bias ? std::optional<Tensor>(saved[1]) : std::nullopt,
+                        ctx->saved_data["tanh"].toBool(), grad, dh);
+    } else {
+      times_derivative(grad, saved[0], dh);
     }
-    RECORD_FUNCTION("lathe::gelu_backward", (std::vector<c10::IValue>{grad, derivative, dh}));
-    at::parallel_for(0, grad.numel(), kRowsPerTask * 1024, [&](int64_t begin, int64_t end) {
-      kernels::multiply(grad.const_data_ptr<float>() + begin, derivative.const_data_ptr<float>() + begin,
-                        dh.data_ptr<float>() + begin, end - begin);
-    });
     const bool bias_trains = has_bias && ctx->needs_input_grad(1);
     return {dh, bias_trains ? dh.sum(0) : Tensor(), Tensor()};
   }
@@ -189,8 +213,7 @@ Tensor linear_gelu(const Tensor& x, LinearBase& linear, Gelu kind) {
 }
 
 Tensor gelu_of_product(const Tensor& h, Gelu kind) {
-  if (uses_kernels(h) && h.is_contiguous())
-    return FusedGelu::apply(h.view({-1, h.size(-1)}), std::nullopt, kind == Gelu::Tanh).view(h.sizes());
+  if (uses_kernels(h) && h.is_contiguous()) return FusedGelu::apply(h, std::nullopt, kind == Gelu::Tanh);
   Tensor y = at::gelu(h, gelu_form(kind));
   recompute_on_demand(y, [h = h.detach(), kind] { return at::gelu(h, gelu_form(kind)); });
   return y;
@@ -199,7 +222,7 @@ Tensor gelu_of_product(const Tensor& h, Gelu kind) {
 Tensor gelu_value(const Tensor& h, Gelu kind) {
   if (!uses_kernels(h)) return at::gelu(h, gelu_form(kind));
   Tensor y = at::empty(h.sizes(), h.options());
-  run_gelu(h.view({-1, h.size(-1)}), std::nullopt, kind == Gelu::Tanh, y.view({-1, h.size(-1)}), Tensor());
+  run_gelu(h, std::nullopt, kind == Gelu::Tanh, y, Tensor());
   return y;
 }
 
