@@ -17,6 +17,10 @@ CACHE = os.environ.get("LATHE_CACHE") or os.path.join(os.environ.get("XDG_CACHE_
 MODEL = os.path.join(CACHE, "models", "all-MiniLM-L6-v2")
 
 
+# What holds both sides to a processor without AVX-512: ATen, both copies of oneDNN, MKL, and the benches themselves.
+AVX2 = {"LATHE_BENCH_AVX2": "1", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+
 def run(command, threads, **environment):
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), **environment}
     env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1") if "lathe" in os.path.basename(command[0]) else None

@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 import torch
-from compare import run
+from compare import AVX2, run
 from safetensors.torch import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -35,7 +35,9 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--jobs", nargs="+", default=["none", "elementwise", "bfloat16"])
     parser.add_argument("--wall", action="store_true")
+    parser.add_argument("--avx2", action="store_true", help="hold both sides to what a processor without AVX-512 runs")
     args = parser.parse_args()
+    os.environ.update(AVX2 if args.avx2 else {})
     threads, key = (2, "wall_s") if args.wall else (1, "cpu_s")
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "interop"))
 from timm_models import timm  # noqa: E402
 
+if "LATHE_BENCH_AVX2" in os.environ:
+    torch.backends.mkldnn.set_flags(False)  # which is what a processor without AVX-512 gets in bfloat16
 directory, batch, steps = sys.argv[1:4]
 dtype = getattr(torch, sys.argv[4] if len(sys.argv) > 4 else "float32")
 with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:

@@ -2,18 +2,16 @@
 //   nf4_bench ops                      quantise, dequantise, products of a 4096 x 4096 weight
 //   nf4_bench step BASE STORAGE COMPUTE REPEATS     a LoRA step of the block stack over 1,024 tokens
 // Prints one JSON line: the median and every sample of each operation.
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <hwy/targets.h>
 #include <malloc.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <climits>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 
+#include "bench/hold_to_avx2.h"
 #include "bench/nf4_stack.h"
 #include "lathe/base/clock_meter.h"
 #include "lathe/optim/adam.h"
@@ -87,14 +85,8 @@ at::ScalarType parse(const std::string& word) { return word == "bf16" ? at::kBFl
 }  // namespace
 }  // namespace lathe::bench
 
-// What a processor without AVX-512 would run.
-void hold_to_avx2() {
-  hwy::DisableTargets(HWY_AVX2 - 1);  // Highway counts from the best one down
-  at::globalContext().setUserEnabledMkldnn(false);
-}
-
 int main(int argc, char** argv) {
-  if (std::getenv("LATHE_BENCH_AVX2") != nullptr) hold_to_avx2();
+  lathe::bench::hold_to_avx2_if_asked();
   ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   const std::string what = argc > 1 ? argv[1] : "";

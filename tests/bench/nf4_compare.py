@@ -9,7 +9,7 @@ import os
 import statistics
 import sys
 
-from compare import run
+from compare import AVX2, run
 
 PEER = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "nf4_peer.py")]
 
@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--avx2", action="store_true", help="hold both sides to what a processor without AVX-512 runs (but for bitsandbytes' own kernels)")
     args = parser.parse_args()
     if args.avx2:
-        os.environ.update(LATHE_BENCH_AVX2="1", ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", DNNL_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+        os.environ.update(AVX2)
     if "ops" in args.what:
         results = pairs(args.pairs, args.threads, [args.bench, "ops"], [*PEER, "ops"])
         report("", results, args.threads)

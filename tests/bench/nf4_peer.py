@@ -51,7 +51,7 @@ def operations():
             measure("quantize fp32", 3, 1, lambda: bf.quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
         packed, state = bf.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         measure(f"dequantize {word}", 9, 2, lambda: bf.dequantize_4bit(packed, state))
-#As in training : in evaluation with AVX512_BF16 the peer repacks the weight and rounds scales and input to bfloat16.
+        # As in training: in evaluation with AVX512_BF16 the peer repacks the weight and rounds scales and input to bfloat16.
         layer = four_bit(4096, 4096, dtype, weight).train()
         for rows in (1, 16, 512):
             x = torch.randn(rows, 4096).to(dtype)

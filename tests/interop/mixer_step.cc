@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <string>
 
+#include "bench/hold_to_avx2.h"
 #include "lathe/base/clock_meter.h"
 #include "lathe/base/files.h"
 #include "lathe/base/memory.h"
@@ -98,6 +99,7 @@ void run_steps(Trainee& trainee, const Batch& batch, int steps) {
 
 int main(int argc, char** argv) {
   if (argc < 5) return 2;
+  bench::hold_to_avx2_if_asked();
   train::MemoryMeter::install();  // the allocator of the driver
   const io::TensorFile file(argv[2]);
   const Batch batch{file.tensor("pixel_values"), file.tensor("labels")};
