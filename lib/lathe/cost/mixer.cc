@@ -14,14 +14,13 @@ class BlockPass {
     ledger_.enter(Site::TokenMixing);
     const Value u = mix_tokens(x);
     ledger_.enter(block_.experts ? Site::Experts : Site::ChannelMixing);
-    const Value normed = normalised(u, block_.norm2);
     if (block_.experts) {
-      const Value mixed = experts(ledger_, normed, *block_.experts);
+      const Value mixed = experts(ledger_, normalised(u, block_.norm2), *block_.experts);
       Value y = ledger_.tensor(u.rows, u.columns);
       ledger_.record(y, {&mixed, &u}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
       return y;
     }
-    const Value hidden = linear_gelu(ledger_, normed, block_.channels_fc1);
+    const Value hidden = linear_gelu(ledger_, normalised(u, block_.norm2), block_.channels_fc1);
     const Value y = linear(ledger_, hidden, block_.channels_fc2);
     return added(ledger_, y, u);
   }

@@ -15,6 +15,7 @@ Amount conversion_bytes(const LinearCost& linear, Amount rows) {
   if (linear.storage == Storage::FourBit)
     return panel_bytes(linear.in_features, linear.out_features, linear.compute) + narrow_rows;
   Amount bytes = narrow_rows;
+  if (linear.compute == Storage::BFloat16) bytes += 2 * weight;  // laid out anew by oneDNN
   const bool master = linear.trains && linear.storage == Storage::BFloat16;
   if (master) bytes += 2 * weight;  // rounded
   const Storage stored = linear.trains && !master ? Storage::Float32 : linear.storage;

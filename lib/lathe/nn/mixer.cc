@@ -32,14 +32,23 @@ float* sample_of(const Tensor& x_BKC, int64_t b) { return x_BKC.data_ptr<float>(
 
 SgemmOperand whole(const float* data, int64_t columns, bool transposed = false) { return {data, columns, transposed}; }
 
-// y[b] = W x[b] + bias 1ᵀ + residual[b]: a linear map along the sequence, without a transpose. Saves x where W trains.
+// What a product along the sequence is added to: bias 1ᵀ + residual[b].
+Tensor start_of_sum(const Tensor& like_BKC, int64_t M, const std::optional<Tensor>& bias_M,
+                    const std::optional<Tensor>& residual_BMC) {
+  const at::NoGradGuard no_grad;
+  Tensor y = residual_BMC ? residual_BMC->clone(at::MemoryFormat::Contiguous)
+                          : at::zeros({like_BKC.size(0), M, like_BKC.size(2)}, like_BKC.options());
+  return bias_M ? y.add_(bias_M->unsqueeze(1)) : y;
+}
+
+// y[b] = W x[b] + bias 1ᵀ + residual[b]: a linear map along the sequence, without a transpose. `sum` is the start of y
+// and becomes it. Saves x where W trains.
 struct TokenMap : torch::autograd::Function<TokenMap> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x_BKC, const Tensor& weight_MK,
-                        const std::optional<Tensor>& bias_M, const std::optional<Tensor>& residual_BMC) {
+                        const std::optional<Tensor>& bias_M, const std::optional<Tensor>& residual_BMC,
+                        std::reference_wrapper<Tensor> sum) {
     const int64_t B = x_BKC.size(0), K = weight_MK.size(1), M = weight_MK.size(0), C = x_BKC.size(2);
-    // The product is added to what is there: bias and residual.
-    Tensor y = residual_BMC ? residual_BMC->clone(at::MemoryFormat::Contiguous) : at::zeros({B, M, C}, x_BKC.options());
-    if (bias_M) y.add_(bias_M->unsqueeze(1));
+    Tensor& y = sum.get();
     at::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
         sgemm({M, C, K, 1, 1}, whole(weight_MK.const_data_ptr<float>(), K), whole(sample(x_BKC, b), C), sample_of(y, b),
@@ -72,20 +81,22 @@ struct TokenMap : torch::autograd::Function<TokenMap> {
               dweight_MK.data_ptr<float>(), K);
     }
     if (ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)) dbias_M = dy_BMC.sum({0, 2});
-    return {dx_BKC, dweight_MK, dbias_M, ctx->saved_data["residual"].toBool() ? grads[0] : Tensor()};
+    return {dx_BKC, dweight_MK, dbias_M, ctx->saved_data["residual"].toBool() ? grads[0] : Tensor(), Tensor()};
   }
 };
 
-// linear(x[b]ᵀ)ᵀ + residual. A dense float32 layer multiplies from the left; any other sees a transposed copy, which
-// `again` makes anew where only products are kept.
-Tensor map_tokens(const Tensor& x_BKC, LinearBase& linear, const std::optional<Tensor>& residual,
-                  const std::function<Tensor()>& again) {
+// linear(x[b]ᵀ)ᵀ + residual, where x = make() is like the given tensor. A dense float32 layer multiplies from the left;
+// any other sees a transposed copy, which `again` makes anew where only products are kept.
+Tensor map_tokens(const Tensor& like_BKC, const std::function<Tensor()>& make, LinearBase& linear,
+                  const std::optional<Tensor>& residual, const std::function<Tensor()>& again) {
   auto* dense = dynamic_cast<LinearImpl*>(&linear);
-  if (dense != nullptr && uses_kernels(x_BKC) && dense->is_plain(x_BKC)) {
+  if (dense != nullptr && uses_kernels(like_BKC) && dense->is_plain(like_BKC)) {
     const auto bias = linear.bias().defined() ? std::optional<Tensor>(linear.bias()) : std::nullopt;
-    return TokenMap::apply(x_BKC.contiguous(), dense->weight, bias, residual);
+    // Before x, which goes: below what stays it would leave a hole in memory.
+    Tensor sum = start_of_sum(like_BKC, dense->out_features(), bias, residual);
+    return TokenMap::apply(make().contiguous(), dense->weight, bias, residual, std::ref(sum));
   }
-  const Tensor x_BCK = x_BKC.transpose(1, 2).contiguous();
+  const Tensor x_BCK = make().transpose(1, 2).contiguous();
   recompute_on_demand(x_BCK, [again] { return again().transpose(1, 2).contiguous(); });
   const Tensor y_BMC = linear.forward(x_BCK).transpose(1, 2);
   return residual ? *residual + y_BMC : y_BMC.contiguous();  // as the residual lies
@@ -104,10 +115,12 @@ std::pair<Tensor, std::function<Tensor()>> normalised(const Tensor& x, const Lay
 
 Tensor mix_tokens(const Tensor& x_BSC, const LayerNormImpl& norm, MixerMlp& mlp, Gelu gelu) {
   const auto [normed_BSC, norm_again] = normalised(x_BSC, norm);
-  const Tensor h_BDC = map_tokens(normed_BSC, *mlp.fc1, std::nullopt, norm_again);
+  const auto made = [normed_BSC] { return normed_BSC; };
+  const Tensor h_BDC = map_tokens(normed_BSC, made, *mlp.fc1, std::nullopt, norm_again);
   // Plain, the derivative is written over h; where only products are kept, h stays.
   const auto gelu_again = [h = keeps_products_only() ? h_BDC.detach() : Tensor(), gelu] { return gelu_value(h, gelu); };
-  return map_tokens(gelu_of_product(h_BDC, gelu), *mlp.fc2, x_BSC, gelu_again);
+  const auto activated = [&] { return gelu_of_product(h_BDC, gelu); };
+  return map_tokens(h_BDC, activated, *mlp.fc2, x_BSC, gelu_again);
 }
 
 }  // namespace
@@ -156,9 +169,9 @@ Tensor MixerBlockImpl::forward(const Tensor& x, const Pass& pass, uint64_t layer
                     x.sizes());
   const Gelu gelu = options.gelu();
   const Tensor u_BSC = mix_tokens(x, *norm1, *mlp_tokens, gelu);
-  const Tensor rows_NC = normalised(u_BSC, *norm2).first.view({-1, options.width()});
-  if (moe != nullptr) return u_BSC + moe->forward(rows_NC, pass, layer).view(u_BSC.sizes());
-  const Tensor hidden_ND = linear_gelu(rows_NC, *mlp_channels->fc1, gelu);
+  const auto rows_NC = [&] { return normalised(u_BSC, *norm2).first.view({-1, options.width()}); };
+  if (moe != nullptr) return u_BSC + moe->forward(rows_NC(), pass, layer).view(u_BSC.sizes());
+  const Tensor hidden_ND = linear_gelu(rows_NC(), *mlp_channels->fc1, gelu);  // the rows go before the next product
   Tensor y_NC = mlp_channels->fc2->product(hidden_ND);
   if (mlp_channels->fc2->bias().defined()) y_NC = y_NC.add_(mlp_channels->fc2->bias());
   return y_NC.add_(u_BSC.reshape(y_NC.sizes())).view(u_BSC.sizes());  // in place on no view: that would copy gradients
