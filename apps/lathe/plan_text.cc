@@ -68,7 +68,8 @@ std::string memory_text(const cost::Plan& plan) {
     text += memory_row("checkpoint", memory.checkpoint, "copies, written while training goes on");
   text += memory_row("activations", memory.activations, "kept from forward to backward");
   for (const auto& [part, amount] : memory.kept) text += memory_row("  " + part, amount);
-  text += memory_row("  textbook", memory.outputs, "every operator's output; the others no gradient needs");
+  text +=
+      memory_row("  textbook", memory.outputs, "every operator's output; fused, in place, or needed by no gradient");
   text += memory_row("logits", memory.logits);
   text += memory_row("peak", memory.peak, "in " + memory.peak_phase + "; the process's own base comes on top");
   for (const auto& [part, amount] : memory.at_peak) {
@@ -103,13 +104,14 @@ std::string seconds_text(double seconds) {
   return text.data();
 }
 
-PlanReport::PlanReport(const recipe::Recipe& recipe, int64_t available_bytes)
+PlanReport::PlanReport(const recipe::Recipe& recipe, int64_t available)
     : resolved(recipe::resolve_model(recipe)),
+      available_bytes(available),
       settled(cost::settle(recipe, resolved, available_bytes)),
       speed(cost::measured_speed()),
       changes(cost::possible_changes(recipe, resolved, settled, available_bytes)),
       largest_batch(cost::largest_batch(recipe, resolved, available_bytes)) {
-  if (!settled.fits()) fitting = cost::fitting_change(settled, resolved);
+  if (!settled.fits()) fitting = cost::fitting_change(recipe, resolved, available_bytes);
 }
 
 std::string PlanReport::text() const {
@@ -125,7 +127,7 @@ std::string PlanReport::text() const {
   text += "\nmemory (activation_checkpointing: " + policy + ")\n" + memory_text(plan());
   text += memory_row(settled.budgeted ? "budget" : "available", static_cast<Amount>(settled.limit_bytes),
                      settled.fits() ? "fits" : "does not fit");
-  if (!plan().assumes.empty()) text += "\nnot trained by Lathe yet; the plan assumes\n" + plan().assumes;
+  if (!plan().assumes.empty()) text += "\nthe plan assumes\n" + plan().assumes;
   return text;
 }
 
@@ -156,10 +158,15 @@ std::string PlanReport::advice_text() const {
 
 Json PlanReport::json() const {
   Json json = cost::to_json(plan(), seconds());
-  json["available_bytes"] = settled.limit_bytes;
+  json["available_bytes"] = available_bytes;
+  json["budget_bytes"] = settled.budgeted ? Json(settled.limit_bytes) : Json(nullptr);
   json["fits"] = settled.fits();
   json["largest_batch_size"] = largest_batch ? Json(*largest_batch) : Json(nullptr);
   json["changes"] = cost::to_json(changes);
+  for (size_t i = 0; i < changes.size(); ++i) {
+    const std::optional<double> then = cost::estimate_seconds(changes[i].plan, speed);
+    json["changes"][i]["seconds_per_step"] = then ? Json(*then) : Json(nullptr);
+  }
   json["least_change_that_fits"] = fitting ? cost::to_json({*fitting})[0] : Json(nullptr);
   return json;
 }

@@ -38,22 +38,31 @@ struct Comparison {
     text += bytes_row("gradients", memory.gradients, measured.gradient_bytes);
     text += bytes_row("optimizer", memory.optimizer, measured.optimizer_bytes);
     text += bytes_row("checkpoint", memory.checkpoint, measured.checkpoint_bytes);
-    text += bytes_row("activations", for_loads.memory.activations, measured.activation_bytes);
+    text += bytes_row("activations", memory.activations, measured.activation_bytes);
     text += bytes_row("peak", memory.peak, measured.peak_bytes);
-    if (!measured.loads.empty()) text += bytes_row("for these loads", for_loads.memory.peak, measured.peak_bytes);
     // What the libraries and malloc keep is not planned.
     text += bytes_row("resident with base", memory.peak + static_cast<cost::Amount>(measured.base_bytes),
                       measured.peak_rss_bytes);
+    text += operations_row(plan) + time_row();
+    if (measured.loads.empty()) return text;
+    text += "for the loads that its routers gave\n";
+    text += bytes_row("activations", for_loads.memory.activations, measured.activation_bytes);
+    return text + bytes_row("peak", for_loads.memory.peak, measured.peak_bytes) + operations_row(counted);
+  }
+
+  std::string operations_row(const cost::Plan& planned) const {
     const auto flops = static_cast<cost::Amount>(measured.flops);
-    text += comparison("operations", unit_text(counted.flops.total(), "FLOP"), unit_text(flops, "FLOP"),
-                       counted.flops.total() / flops);
+    return comparison("operations", unit_text(planned.flops.total(), "FLOP"), unit_text(flops, "FLOP"),
+                      planned.flops.total() / flops);
+  }
+
+  std::string time_row() const {
     if (seconds)
-      return text +
-             comparison("time", seconds_text(*seconds), seconds_text(measured.seconds), *seconds / measured.seconds);
+      return comparison("time", seconds_text(*seconds), seconds_text(measured.seconds), *seconds / measured.seconds);
     std::array<char, 64> time{};
     std::snprintf(time.data(), time.size(), "  %-20s%14s%14s\n", "time", "unknown",
                   seconds_text(measured.seconds).c_str());
-    return text + time.data();
+    return time.data();
   }
 
   Json json() const {
@@ -78,7 +87,7 @@ struct Comparison {
 
 int run_measured_plan(const CommandLine& line) {
   const recipe::Recipe recipe = recipe::load(line.recipe, line.overrides);
-  const int64_t available = available_memory_bytes();
+  const int64_t available = cost::plannable_bytes(available_memory_bytes());
   const PlanReport report(recipe, available);
   cost::require_fit(recipe, report.resolved, available);
   const train::MeasuredStep measured = train::measure_step(report.settled.recipe);

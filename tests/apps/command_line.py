@@ -116,7 +116,7 @@ class CommandLineTest(unittest.TestCase):
     def test_a_wrong_value_in_a_list_is_told_at_its_place(self):
         self.refused(2, r"optimizer\.betas\[1\]: expected a number, got a list$", "validate", self.path("recipe.yaml"), "optimizer.betas=[0.9, [1]]")
         self.refused(2, r"rank_pattern\.query: expected an integer, got \"x\"$", "validate", self.path("recipe.yaml"), "adapter.rank_pattern={query: x}")
-        self.refused(2, "got a list that holds a mapping$", "validate", self.path("recipe.yaml"), "adapter.target_modules=[query, {a: 1}]")
+        self.refused(2, "got a list that holds {a: 1}$", "validate", self.path("recipe.yaml"), "adapter.target_modules=[query, {a: 1}]")
 
     def test_recipe_file_mistakes_have_line_and_column(self):
         text = "model:\n  path: m\n  path: n\n"

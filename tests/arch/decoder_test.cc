@@ -42,6 +42,7 @@ TEST(DecoderArch, NamesParametersAsTransformersDoes) {
 TEST(DecoderArch, HasTheBiasesAndNormsOfItsFamily) {
   const auto has = [](Json config, const char* type, const std::string& name) {
     config["model_type"] = type;
+    config["num_key_value_heads"] = 4;
     const auto names = names_of(read(config));
     return std::find(names.begin(), names.end(), name) != names.end();
   };
@@ -86,6 +87,8 @@ TEST(DecoderArch, RefusesImpossibleSizesByName) {
   EXPECT_EQ(
       refusal(llama(), "head_dim", 16777216),
       "config.json: num_attention_heads: expected heads of 16777216 that are at most 16777216 wide together, got 4");
+  EXPECT_EQ(refusal(llama(), "model_type", "mistral"),  // whose default is no number of ours
+            "config.json: num_key_value_heads: expected an integer from 1 to 16777216, got nothing");
   EXPECT_EQ(refusal(llama(), "hidden_act", "relu"),
             "config.json: hidden_act: \"relu\" is not supported (supported: silu)");
 }

@@ -99,7 +99,7 @@ TEST(CountParameters, FollowsWhichLayersHaveExperts) {
     const std::string config =
         std::string(
             R"({"model_type": "qwen3_moe", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 5, "num_hidden_layers": 4,
-                "num_attention_heads": 2, "head_dim": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 3)") +
+                "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 3)") +
         more + "}";
     std::map<std::string, Amount> found;
     for (const auto& [kind, elements] : count_parameters(read(config.c_str())).kinds) found[kind] = elements;

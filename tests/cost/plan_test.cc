@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "cost/small_recipe.h"
+#include "lathe/cost/closed_forms.h"
 
 namespace lathe::cost {
 namespace {
@@ -53,6 +54,30 @@ TEST(Plan, TellsWhichPartKeepsActivations) {
     for (const auto& [part, bytes] : plan.memory.at_peak) sum += bytes;
     EXPECT_EQ(sum, plan.memory.peak) << policy;
   }
+}
+
+// The textbook keeps each operator's output: 22 u of a Mixer's layer (closed_forms.h), 2 a s^2 scores of an encoder's.
+TEST(Plan, CountsEveryOperatorsOutput) {
+  const auto outputs = [](const std::string& arch, int64_t layers, bool images) {
+    recipe::Recipe recipe = small_recipe({"adapter={type: none}", images ? "~model.max_length" : "model.dropout=0",
+                                          "model.arch={" + arch + std::to_string(layers) + "}"});
+    if (images) recipe.model.task = recipe::Task::ImageClassification;
+    return make_plan(recipe, recipe::resolve_model(recipe)).memory.outputs;
+  };
+  const std::string mixer =
+      "model_type: mixer, image_size: 32, patch_size: 4, hidden_size: 96, tokens_hidden_size: 40, "
+      "channels_hidden_size: "
+      "200, num_blocks: ";
+  const MixerSizes sizes{
+      .sequence_length = 64, .width = 96, .tokens_hidden_size = 40, .channels_hidden_size = 200, .num_blocks = 1};
+  EXPECT_EQ(outputs(mixer, 3, true) - outputs(mixer, 2, true),
+            12 * kFloatBytes * mixer_block_kept(sizes, Accounting::Textbook));
+  const std::string bert =
+      "model_type: bert, vocab_size: 50, hidden_size: 24, intermediate_size: 56, num_attention_heads: 4, "
+      "max_position_embeddings: 32, num_hidden_layers: ";
+  const Amount S = 32, D = 24, H = 56;  // query, key, value, side by side, context, two products, sums and norms, MLP
+  EXPECT_EQ(outputs(bert, 3, false) - outputs(bert, 2, false),
+            12 * kFloatBytes * (S * (3 * D + 3 * D + D + 2 * (D + D + D) + 2 * H) + 2 * 4 * S * S));
 }
 
 // Under the sanitizers too: what an operator keeps for the backward pass outlives the block that made it.

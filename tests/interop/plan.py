@@ -1,4 +1,4 @@
-"""Plans of decoders against transformers: every weight counted, and a step's products by PyTorch's own counter.
+"""Plans of decoders against transformers: every weight counted, a step's products by PyTorch's own counter, and the headers of saved weights.
 
     LATHE=build/release/bin/lathe ~/.cache/lathe/venv/bin/python tests/interop/plan.py
 """
@@ -47,6 +47,20 @@ def counted(model, vocabulary):
     return counts
 
 
+def reads_headers(model, of_config):
+    """With weights in 16 bits and a config.json that does not say so, it is the headers that tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.to(torch.bfloat16).save_pretrained(folder)
+        path = os.path.join(folder, "config.json")
+        with open(path, encoding="utf-8") as file:
+            config = {key: value for key, value in json.load(file).items() if "dtype" not in key}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        plan = plan_of(folder)
+    same = all(plan[key] == of_config[key] for key in ("parameters", "flops_per_step"))
+    return same and plan["master_copies"] and not of_config["master_copies"]
+
+
 def main():
     wrong = 0
     for name, config in CASES.items():
@@ -59,7 +73,7 @@ def main():
         # Rotary embeddings multiply positions and frequencies as a bmm of sums of length 1: no weight is in it.
         products = sum(flops for operator, flops in counts.items() if str(operator) != "aten.bmm")
         weights = model.num_parameters()
-        equal = plan["parameters"]["total"] == weights and plan["flops_per_step"]["linear"] == products
+        equal = plan["parameters"]["total"] == weights and plan["flops_per_step"]["linear"] == products and reads_headers(model, plan)
         wrong += not equal
         print(f"{name}: {weights} weights, {plan['parameters']['total']} planned; {products} operations of products, "
               f"{plan['flops_per_step']['linear']} planned{'' if equal else '  DIFFERS'}", flush=True)

@@ -18,6 +18,8 @@ std::vector<std::string> spellings_in(const Arch& arch, const std::string& param
 }
 
 bool is_inert_in(const Arch& arch, const std::string& tensor) {
+  if (const auto* decoder = std::get_if<DecoderArch>(&arch))
+    return tensor.ends_with(".rotary_emb.inv_freq") || (decoder->tied && tensor == "lm_head.weight");
   const auto* bert = std::get_if<BertArch>(&arch);
   return bert != nullptr && is_inert(*bert, tensor);
 }

@@ -17,7 +17,10 @@ constexpr Initial kDrawn = {Initial::Kind::Normal, 0.02}, kOne = {Initial::Kind:
 void read_attention(const JsonObject& config, DecoderArch& arch) {
   const bool qwen3 = arch.model_type.starts_with("qwen3");
   arch.num_attention_heads = config.integer("num_attention_heads", 1, kMaxSize);
-  arch.num_key_value_heads = config.integer("num_key_value_heads", 1, kMaxSize, arch.num_attention_heads);
+  // Only Llama's absent key means as many as heads; the other families' defaults differ.
+  const std::optional<int64_t> all =
+      arch.model_type == "llama" ? std::optional(arch.num_attention_heads) : std::nullopt;
+  arch.num_key_value_heads = config.integer("num_key_value_heads", 1, kMaxSize, all);
   if (arch.num_attention_heads % arch.num_key_value_heads != 0) {
     throw config.error("num_key_value_heads", Diagnostic::expected("a divisor of num_attention_heads = " +
                                                                        std::to_string(arch.num_attention_heads),

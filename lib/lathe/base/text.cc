@@ -199,7 +199,7 @@ std::optional<int64_t> parse_bytes(std::string_view text) {
   while (unit.starts_with(' ')) unit.remove_prefix(1);
   const bool binary = unit.size() == 3 && unit.ends_with("iB");
   if (!binary && !(unit == "B" || (unit.size() == 2 && unit.ends_with('B')))) return std::nullopt;
-  const size_t power = unit == "B" ? 0 : std::string_view(" KMGT").find(unit.front());
+  const size_t power = unit == "B" ? 0 : unit == "kB" ? 1 : std::string_view(" KMGT").find(unit.front());
   if (power == std::string_view::npos || (unit != "B" && power == 0)) return std::nullopt;
   const double bytes = number * std::pow(binary ? 1024.0 : 1000.0, static_cast<double>(power));
   if (!(bytes >= 1 && bytes <= 9007199254740992.0)) return std::nullopt;

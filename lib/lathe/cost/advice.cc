@@ -147,92 +147,120 @@ class Changes {
   std::vector<Change> changes_;
 };
 
-// One knob after the other, each as far as it takes.
+// One knob after the other, each as far as it takes; then back with those that another made needless.
 class FittingChange {
  public:
-  FittingChange(const Settled& settled, const ResolvedModel& resolved)
-      : limit_(static_cast<Amount>(settled.limit_bytes)),
-        base_(settled.recipe),
+  FittingChange(const Recipe& given, const ResolvedModel& resolved, int64_t available_bytes)
+      : given_(given),
         resolved_(resolved),
-        sizes_(divisors(batch())) {}
+        available_(available_bytes),
+        sizes_(given.training.batch_size.samples ? divisors(*given.training.batch_size.samples)
+                                                 : std::vector<int64_t>{kSettledSize}) {}
 
   std::optional<Change> find() {
-    if (fits()) return std::move(found_);
-    for (const Kind kind : {Kind::Elementwise, Kind::Full}) {
-      recipe::Checkpointing& policy = base_.training.activation_checkpointing;
-      if (policy.kind == Kind::Full || policy.kind == kind) continue;
-      policy = {kind};
-      words_[kPolicy] = policy_word(policy);
-      if (fits()) return std::move(found_);
+    if (!fits() && !turn_until_it_fits()) return std::nullopt;
+    while (turn_one_back()) {
     }
-    if (!resolved_.adapter) {
-      take_adapter(base_);
-      words_[kAdapter] = kAdapterWord;
-      if (fits()) return std::move(found_);
-    }
-    if (base_.model.dtype != recipe::StorageType::BFloat16) {
-      base_.model.dtype = recipe::StorageType::BFloat16;
-      words_[kStorage] = "model.dtype=bfloat16";
-      if (fits()) return std::move(found_);
-    }
-    if (may_take_four_bits(base_, resolved_)) {
-      base_.quant.type = recipe::QuantType::Nf4;
-      words_[kQuant] = "quant.type=nf4";
-      if (fits()) return std::move(found_);
-    }
-    if (base_.quant.type != recipe::QuantType::None && !base_.quant.double_quant) {
-      base_.quant.double_quant = true;
-      words_[kDoubleQuant] = "quant.double_quant=true";
-      if (fits()) return std::move(found_);
-    }
-    for (int64_t rank = recipe::resolve_model(base_).adapter->r; !base_.adapter.from && rank > 1;) {
-      base_.adapter.rank = rank /= 2;
-      words_[kRank] = "adapter.rank=" + std::to_string(rank);
-      if (fits()) return std::move(found_);
-    }
-    while (const std::optional<int64_t> half = half_length(recipe::resolve_model(base_))) {
-      base_.model.max_length = *half;
-      words_[kLength] = "model.max_length=" + std::to_string(*half);
-      if (fits()) return std::move(found_);
-    }
-    return std::nullopt;
+    return std::move(found_);
   }
 
  private:
   enum Knob : uint8_t { kPolicy, kAdapter, kStorage, kQuant, kDoubleQuant, kRank, kLength, kNumKnobs };
+  struct Turn {
+    std::string word;
+    std::function<void(Recipe&)> apply;
+  };
+  static constexpr int64_t kSettledSize = 0;  // batch_size: auto
 
-  int64_t batch() const { return base_.training.batch_size.samples.value_or(1); }
+  bool turn_until_it_fits() {
+    const Kind given = given_.training.activation_checkpointing.kind;
+    for (const Kind kind : {Kind::Elementwise, Kind::Full}) {
+      if (given == Kind::Budget || given == Kind::Full || given == kind) continue;
+      const recipe::Checkpointing policy{kind};
+      if (turn(kPolicy, policy_word(policy),
+               [policy](Recipe& recipe) { recipe.training.activation_checkpointing = policy; }))
+        return true;
+    }
+    if (!resolved_.adapter && turn(kAdapter, kAdapterWord, take_adapter)) return true;
+    if (given_.model.dtype != recipe::StorageType::BFloat16 &&
+        turn(kStorage, "model.dtype=bfloat16",
+             [](Recipe& recipe) { recipe.model.dtype = recipe::StorageType::BFloat16; }))
+      return true;
+    if (may_take_four_bits(given_, resolved_) &&
+        turn(kQuant, "quant.type=nf4", [](Recipe& recipe) { recipe.quant.type = recipe::QuantType::Nf4; }))
+      return true;
+    if (turned().quant.type != recipe::QuantType::None && !given_.quant.double_quant &&
+        turn(kDoubleQuant, "quant.double_quant=true", [](Recipe& recipe) { recipe.quant.double_quant = true; }))
+      return true;
+    for (int64_t rank = recipe::resolve_model(turned()).adapter->r; !given_.adapter.from && rank > 1;) {
+      rank /= 2;
+      if (turn(kRank, "adapter.rank=" + std::to_string(rank), [rank](Recipe& recipe) { recipe.adapter.rank = rank; }))
+        return true;
+    }
+    while (const std::optional<int64_t> half = half_length(recipe::resolve_model(turned()))) {
+      if (turn(kLength, "model.max_length=" + std::to_string(*half),
+               [length = *half](Recipe& recipe) { recipe.model.max_length = length; }))
+        return true;
+    }
+    return false;
+  }
+
+  bool turn_one_back() {
+    for (size_t knob = kNumKnobs; knob-- > 0;) {
+      std::optional<Turn> turn = std::exchange(turns_[knob], std::nullopt);
+      if (!turn) continue;
+      if (fits()) return true;
+      turns_[knob] = std::move(turn);
+    }
+    return false;
+  }
+
+  bool turn(Knob knob, std::string word, std::function<void(Recipe&)> apply) {
+    turns_[knob] = Turn{std::move(word), std::move(apply)};
+    return fits();
+  }
+
+  Recipe turned() const {
+    Recipe recipe = given_;
+    for (const std::optional<Turn>& turn : turns_)
+      if (turn) turn->apply(recipe);
+    return recipe;
+  }
 
   // The same optimizer step; none where it would take too many micro-batches.
-  std::optional<Recipe> in_pieces(int64_t size) const {
-    const int64_t accumulation = base_.training.gradient_accumulation_steps, pieces = batch() / size;
+  std::optional<Recipe> in_pieces(const Recipe& whole, int64_t size) const {
+    if (size == kSettledSize) return whole;
+    const int64_t accumulation = whole.training.gradient_accumulation_steps, pieces = sizes_.front() / size;
     if (pieces > static_cast<int64_t>(recipe::kMaxCount) / accumulation) return std::nullopt;
-    return with_batches(base_, size, accumulation * pieces);
+    return with_batches(whole, size, accumulation * pieces);
   }
 
   bool fits() {
-    const ResolvedModel model = recipe::resolve_model(base_);
-    const auto exceeds = [&](int64_t size) {
-      const std::optional<Recipe> pieces = in_pieces(size);
-      return pieces && make_plan(*pieces, model).memory.peak > limit_;
+    const Recipe whole = turned();
+    const TrainedModel model(whole, recipe::resolve_model(whole));
+    const auto settled = [&](int64_t size) {
+      const std::optional<Recipe> pieces = in_pieces(whole, size);
+      return pieces ? std::optional(settle(*pieces, model, available_)) : std::nullopt;
     };
-    const auto size = std::partition_point(sizes_.begin(), sizes_.end(), exceeds);
-    const std::optional<Recipe> pieces = size == sizes_.end() ? std::nullopt : in_pieces(*size);
-    if (!pieces) return false;
+    const auto size = std::partition_point(sizes_.begin(), sizes_.end(), [&](int64_t candidate) {
+      const std::optional<Settled> tried = settled(candidate);
+      return tried && !tried->fits();
+    });
+    std::optional<Settled> result = size == sizes_.end() ? std::nullopt : settled(*size);
+    if (!result) return false;
     Words words;
-    if (*size != batch() || base_.training.global_batch_size)
-      words = batch_words(base_, *size, pieces->training.gradient_accumulation_steps);
-    for (const std::string& word : words_)
-      if (!word.empty()) words.push_back(word);
-    found_ = Change{std::move(words), make_plan(*pieces, model), true};
+    if (*size != sizes_.front()) words = batch_words(given_, *size, result->plan.gradient_accumulation_steps);
+    for (const std::optional<Turn>& turn : turns_)
+      if (turn) words.push_back(turn->word);
+    found_ = Change{std::move(words), std::move(result->plan), true};
     return true;
   }
 
-  Amount limit_;
-  Recipe base_;
+  const Recipe& given_;
   const ResolvedModel& resolved_;
+  int64_t available_;
   std::vector<int64_t> sizes_;
-  std::array<std::string, kNumKnobs> words_;
+  std::array<std::optional<Turn>, kNumKnobs> turns_;
   std::optional<Change> found_;
 };
 
@@ -243,8 +271,8 @@ std::vector<Change> possible_changes(const Recipe& given, const ResolvedModel& r
   return Changes(given, resolved, now, available_bytes).run();
 }
 
-std::optional<Change> fitting_change(const Settled& settled, const ResolvedModel& resolved) {
-  return FittingChange(settled, resolved).find();
+std::optional<Change> fitting_change(const Recipe& given, const ResolvedModel& resolved, int64_t available_bytes) {
+  return FittingChange(given, resolved, available_bytes).find();
 }
 
 std::vector<int64_t> divisors(int64_t number) {

@@ -22,10 +22,12 @@ struct Change {
 std::vector<Change> possible_changes(const recipe::Recipe& given, const recipe::ResolvedModel& resolved,
                                      const Settled& now, int64_t available_bytes);
 
-/// What a settled recipe that does not fit would need least: a combination of the same knobs, turned in this order as
-/// far as it takes: smaller micro-batches in more accumulation, checkpointing elementwise, in full, an adapter, storage
-/// in bfloat16, four bits, scales quantised as well, smaller ranks, shorter texts. None when all together do not fit.
-std::optional<Change> fitting_change(const Settled& settled, const recipe::ResolvedModel& resolved);
+/// What a recipe that does not fit would need: a combination of the same knobs, turned in this order as far as it
+/// takes: smaller micro-batches in more accumulation, checkpointing elementwise, in full, an adapter, storage in
+/// bfloat16, four bits, scales quantised as well, smaller ranks, shorter texts. Then back, the last first, with each
+/// without which it fits: none is left that could be spared. None when all together do not fit.
+std::optional<Change> fitting_change(const recipe::Recipe& given, const recipe::ResolvedModel& resolved,
+                                     int64_t available_bytes);
 
 /// All of them, the largest first.
 std::vector<int64_t> divisors(int64_t number);

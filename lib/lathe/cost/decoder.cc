@@ -40,10 +40,10 @@ class DecoderLayerCost {
     const ModuleCost query = model_.module(path + ".q_norm"), key = model_.module(path + ".k_norm");
     const auto heads = static_cast<Amount>(arch_.num_attention_heads + arch_.num_key_value_heads);
     const Value normed = ledger_.tensor(qkv.rows, static_cast<Amount>(arch_.query_size() + arch_.key_value_size()));
-    const Value rstd = ledger_.tensor(qkv.rows, heads);
+    const Buffer rstd = ledger_.allocate(qkv.rows * heads * kFloatBytes);
     Value y{qkv.rows, qkv.columns, qkv.buffer};
     ledger_.record(y, {&qkv}, query.trains,
-                   [&ledger = ledger_, query, key, normed = normed.buffer, rstd = rstd.buffer, raw = qkv.buffer,
+                   [&ledger = ledger_, query, key, normed = normed.buffer, rstd, raw = qkv.buffer,
                     width = static_cast<Amount>(arch_.head_size)](const Buffer& grad) {
                      if (query.trains) {
                        ledger.add_gradient(query.path + ".weight", width * kFloatBytes);

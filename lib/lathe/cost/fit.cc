@@ -36,8 +36,8 @@ recipe::Checkpointing recompute_layers(int64_t count) {
 // The choices of one recipe.
 class Settling {
  public:
-  Settling(const Recipe& recipe, const ResolvedModel& resolved, int64_t available_bytes)
-      : resolved_(resolved), layers_(arch::num_layers(resolved.config.arch)) {
+  Settling(const Recipe& recipe, const TrainedModel& model, int64_t available_bytes)
+      : model_(model), layers_(arch::num_layers(model.arch())) {
     const recipe::Checkpointing& policy = recipe.training.activation_checkpointing;
     settled_.recipe = recipe;
     settled_.budgeted = policy.kind == recipe::Checkpointing::Kind::Budget && policy.budget_bytes < available_bytes;
@@ -93,9 +93,9 @@ class Settling {
     return settled_.fits();
   }
 
-  void plan() { settled_.plan = make_plan(settled_.recipe, resolved_); }
+  void plan() { settled_.plan = make_plan(settled_.recipe, model_); }
 
-  const ResolvedModel& resolved_;
+  const TrainedModel& model_;
   int64_t layers_;
   bool any_policy_;
   Settled settled_;
@@ -103,14 +103,20 @@ class Settling {
 
 }  // namespace
 
+int64_t plannable_bytes(int64_t free_bytes) { return std::max<int64_t>(0, free_bytes - free_bytes / 20); }
+
 Settled settle(const Recipe& recipe, const ResolvedModel& resolved, int64_t available_bytes) {
-  return Settling(recipe, resolved, available_bytes).run();
+  return settle(recipe, TrainedModel(recipe, resolved), available_bytes);
+}
+
+Settled settle(const Recipe& recipe, const TrainedModel& model, int64_t available_bytes) {
+  return Settling(recipe, model, available_bytes).run();
 }
 
 Settled require_fit(const Recipe& recipe, const ResolvedModel& resolved, int64_t available_bytes) {
   Settled settled = settle(recipe, resolved, available_bytes);
   if (settled.fits()) return settled;
-  const std::optional<Change> change = fitting_change(settled, resolved);
+  const std::optional<Change> change = fitting_change(recipe, resolved, available_bytes);
   if (change)
     throw too_large(recipe, settled,
                     command_line_text(change->overrides) + " needs " + bytes_text(change->plan.memory.peak));
@@ -120,10 +126,11 @@ Settled require_fit(const Recipe& recipe, const ResolvedModel& resolved, int64_t
 }
 
 std::optional<int64_t> largest_batch(const Recipe& recipe, const ResolvedModel& resolved, int64_t available_bytes) {
+  const TrainedModel model(recipe, resolved);
   const auto settled = [&](int64_t size) {
     Recipe candidate = with_batches(recipe, size, recipe.training.gradient_accumulation_steps);
     candidate.training.global_batch_size.reset();
-    return settle(candidate, resolved, available_bytes);
+    return settle(candidate, model, available_bytes);
   };
   const Settled one = settled(1);
   if (!one.fits()) return std::nullopt;

@@ -1,6 +1,7 @@
 #include "lathe/cost/ledger.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 namespace lathe::cost {
@@ -43,7 +44,10 @@ Buffer Saved::unpack() const {
 
 Buffer Ledger::allocate(Amount bytes) { return std::make_shared<const Allocation>(*this, bytes); }
 
-Value Ledger::tensor(Amount rows, Amount columns) { return {rows, columns, allocate(rows * columns * kFloatBytes)}; }
+Value Ledger::tensor(Amount rows, Amount columns) {
+  note_output(rows * columns);
+  return {rows, columns, allocate(rows * columns * kFloatBytes)};
+}
 
 void Ledger::enter(const std::string& phase) {
   const auto found =

@@ -2,9 +2,9 @@
 
 #include <array>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "lathe/cost/amount.h"
@@ -86,8 +86,10 @@ class Saved {
 class Ledger {
  public:
   Buffer allocate(Amount bytes);
-  /// A float32 tensor.
+  /// A float32 tensor: an operator's output.
   Value tensor(Amount rows, Amount columns);
+  /// An operator's output that never stands alone: written over another tensor, or in tiles.
+  void note_output(Amount elements) { outputs_ += pass_ == Pass::Forward ? elements * kFloatBytes : 0; }
   void count(Part part, Amount flops) {
     const Part spent = part == Part::Linear && site_ == Site::Head ? Part::Head : part;
     flops_[static_cast<size_t>(pass_)][static_cast<size_t>(spent)] += flops;
@@ -123,6 +125,8 @@ class Ledger {
   Amount live_bytes() const { return live_; }
   Amount live_bytes(Site site) const { return live_at_[static_cast<size_t>(site)]; }
   Amount peak_bytes() const { return peak_; }
+  /// Of the forward passes: what stands in memory where each operator's output is kept.
+  Amount output_bytes() const { return outputs_; }
   /// The sum of all allocations so far.
   Amount written_bytes() const { return written_; }
   const std::string& peak_phase() const { return peak_phase_; }
@@ -142,7 +146,7 @@ class Ledger {
 
  private:
   friend class Allocation;
-  Amount live_ = 0, peak_ = 0, written_ = 0, gradient_bytes_ = 0, peak_gradients_ = 0;
+  Amount live_ = 0, peak_ = 0, written_ = 0, outputs_ = 0, gradient_bytes_ = 0, peak_gradients_ = 0;
   Amount temporaries_ = 0, peak_temporaries_ = 0;
   std::array<Amount, kNumSites> live_at_{};
   Site site_ = Site::Embeddings;
@@ -150,7 +154,7 @@ class Ledger {
   size_t phase_ = 0;  ///< among them
   std::string peak_phase_;
   std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
-  std::map<std::string, Buffer> gradients_;
+  std::unordered_map<std::string, Buffer> gradients_;
   Pass pass_ = Pass::Forward;
   int64_t num_nodes_ = 0;
   bool gradients_on_ = true;

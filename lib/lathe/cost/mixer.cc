@@ -45,6 +45,7 @@ class BlockPass {
 
   Value token_map(const Value& x_BKC, const LinearCost& linear, const Value* residual) const {
     Value y = ledger_.tensor(samples_ * linear.out_features, channels_);
+    if (residual != nullptr) ledger_.note_output(y.elements());
     const Amount product = 2 * samples_ * channels_ * linear.in_features * linear.out_features;
     ledger_.count(Part::Linear, product);
     const Saved saved = linear.trains ? Saved(ledger_, x_BKC) : Saved();
@@ -69,7 +70,7 @@ class BlockPass {
 
   // Any other layer sees a transposed copy.
   Value transposed_map(const Value& x_BKC, const LinearCost& linear, const Value* residual) const {
-    Value x_BCK = ledger_.tensor(samples_ * channels_, linear.in_features);
+    Value x_BCK{samples_ * channels_, linear.in_features, ledger_.allocate(x_BKC.elements() * kFloatBytes)};
     x_BCK.source = x_BKC.source;
     ledger_.record(x_BCK, {&x_BKC}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad}; });
     const Value y_BCM = cost::linear(ledger_, x_BCK, linear);

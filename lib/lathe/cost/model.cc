@@ -33,6 +33,8 @@ TrainedModel::TrainedModel(const recipe::Recipe& recipe, const recipe::ResolvedM
                            std::vector<ExpertLoad> loads)
     : arch_(resolved.config.arch),
       num_labels_(std::max<int64_t>(2, static_cast<int64_t>(resolved.labels.size()))),
+      max_length_(resolved.max_length),
+      base_(count_parameters(arch_, num_labels_)),
       all_train_(!resolved.adapter),
       quant_(recipe.quant),
       loads_(std::move(loads)) {
@@ -145,7 +147,6 @@ void TrainedModel::add_parameters(const arch::CheckpointMatch& match, bool rando
     const Amount count = num_elements(item.parameter.shape);
     const std::string module = module_of(item.parameter.name);
     const bool trained = trains(module);
-    base_ += count;
     trainable_ += trained ? count : 0;
     const auto linear = linears_.find(module);
     if (linear != linears_.end() && item.parameter.name.ends_with(".bias")) linear->second.bias = true;

@@ -1,10 +1,11 @@
 #pragma once
 
-#include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "lathe/cost/ops.h"
+#include "lathe/cost/parameters.h"
 #include "lathe/recipe/resolve.h"
 
 namespace lathe::cost {
@@ -25,6 +26,7 @@ class TrainedModel {
 
   const arch::Arch& arch() const { return arch_; }
   int64_t num_labels() const { return num_labels_; }
+  int64_t max_length() const { return max_length_; }
   const LinearCost& linear(const std::string& path) const { return linears_.at(path); }
   ModuleCost module(const std::string& path) const { return {path, trains(path)}; }
   /// Of the experts at `path`, which the arch has in this layer.
@@ -35,7 +37,7 @@ class TrainedModel {
   Storage storage() const { return storage_; }
   bool all_train() const { return all_train_; }
 
-  Amount base_parameters() const { return base_; }
+  const ParameterCount& base_parameters() const { return base_; }
   Amount adapter_parameters() const { return adapter_; }
   Amount trainable_parameters() const { return trainable_; }
   /// What the parameters occupy, mapped or allocated; what lives at most while they are loaded or drawn.
@@ -50,17 +52,18 @@ class TrainedModel {
   void add_parameters(const arch::CheckpointMatch& match, bool random);
 
   arch::Arch arch_;
-  int64_t num_labels_;
+  int64_t num_labels_, max_length_;
+  ParameterCount base_;
   Storage storage_, compute_;
   bool all_train_;
   recipe::Quant quant_;
   std::vector<ExpertLoad> loads_;
   std::vector<std::string> saved_modules_;
-  std::map<std::string, Amount> stored_;  // bytes of the checkpoint's weights in four bits, by module
-  std::map<std::string, LinearCost> linears_;
-  std::map<std::string, Amount> expert_ranks_;  // of adapters, summed over the experts, by projection
+  std::unordered_map<std::string, Amount> stored_;  // bytes of the checkpoint's weights in four bits, by module
+  std::unordered_map<std::string, LinearCost> linears_;
+  std::unordered_map<std::string, Amount> expert_ranks_;  // of adapters, summed over the experts, by projection
   bool adapter_dropout_ = false;
-  Amount base_ = 0, adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_peak_bytes_ = 0;
+  Amount adapter_ = 0, trainable_ = 0, weight_bytes_ = 0, loading_peak_bytes_ = 0;
 };
 
 /// The forward pass of the family's classifier: logits [num_samples, num_labels]; of a decoder: the loss of each token.

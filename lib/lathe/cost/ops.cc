@@ -58,6 +58,7 @@ Value own_product(Ledger& ledger, const Value& x, const LinearCost& linear) {
 Value adapter_forward(Ledger& ledger, const Value& x, const LinearCost& linear) {
   const Value dropped = linear.adapter_dropout ? ledger.tensor(x.rows, x.columns) : Value{};
   ledger.count(Part::Adapter, 2 * x.rows * linear.adapter_parameters());
+  ledger.note_output(x.rows * linear.out_features);
   return ledger.tensor(x.rows, linear.rank);
 }
 
@@ -186,51 +187,51 @@ Value linear_residual_norm(Ledger& ledger, const Value& x, const LinearCost& lin
                            const ModuleCost& norm, bool dropout) {
   const Value h = linear_product(ledger, x, linear);
   Value y = ledger.tensor(h.rows, h.columns);
-  const Value rstd = ledger.tensor(h.rows, 1);
+  ledger.note_output(h.elements() * (dropout ? 2 : 1));  // what is normalised
+  const Buffer rstd = ledger.allocate(h.rows * kFloatBytes);
   if (ledger.elementwise()) y.source = h.buffer;
-  ledger.record(
-      y, {&h, &residual}, linear.trains || norm.trains,
-      [&ledger, linear, norm, dropout, saved = h.buffer, rstd = rstd.buffer, columns = h.columns](const Buffer&) {
-        Buffer dresidual = ledger.allocate(saved->bytes());
-        Buffer dh = dropout ? ledger.allocate(saved->bytes()) : dresidual;
-        if (norm.trains) {
-          const Buffer product = ledger.allocate(saved->bytes());
-          ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
-          ledger.add_gradient(norm.path + ".bias", columns * kFloatBytes);
-        }
-        bias_gradient(ledger, linear);
-        return std::vector<Buffer>{std::move(dh), std::move(dresidual)};
-      });
+  ledger.record(y, {&h, &residual}, linear.trains || norm.trains,
+                [&ledger, linear, norm, dropout, saved = h.buffer, rstd, columns = h.columns](const Buffer&) {
+                  Buffer dresidual = ledger.allocate(saved->bytes());
+                  Buffer dh = dropout ? ledger.allocate(saved->bytes()) : dresidual;
+                  if (norm.trains) {
+                    const Buffer product = ledger.allocate(saved->bytes());
+                    ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
+                    ledger.add_gradient(norm.path + ".bias", columns * kFloatBytes);
+                  }
+                  bias_gradient(ledger, linear);
+                  return std::vector<Buffer>{std::move(dh), std::move(dresidual)};
+                });
   return y;
 }
 
 Value layer_norm(Ledger& ledger, const Value& x, const ModuleCost& norm) {
   Value y = ledger.tensor(x.rows, x.columns);
-  const Value statistics = ledger.tensor(x.rows, 2);
-  ledger.record(y, {&x}, norm.trains,
-                [&ledger, norm, saved = x.buffer, statistics = statistics.buffer, columns = x.columns,
-                 wants_dx = x.needs_gradient()](const Buffer&) {
-                  Buffer dx = wants_dx ? ledger.allocate(saved->bytes()) : nullptr;
-                  if (norm.trains) {
-                    ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
-                    ledger.add_gradient(norm.path + ".bias", columns * kFloatBytes);
-                  }
-                  return std::vector<Buffer>{std::move(dx)};
-                });
+  const Buffer statistics = ledger.allocate(2 * x.rows * kFloatBytes);
+  ledger.record(
+      y, {&x}, norm.trains,
+      [&ledger, norm, saved = x.buffer, statistics, columns = x.columns, wants_dx = x.needs_gradient()](const Buffer&) {
+        Buffer dx = wants_dx ? ledger.allocate(saved->bytes()) : nullptr;
+        if (norm.trains) {
+          ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
+          ledger.add_gradient(norm.path + ".bias", columns * kFloatBytes);
+        }
+        return std::vector<Buffer>{std::move(dx)};
+      });
   return y;
 }
 
 Value rms_norm(Ledger& ledger, const Value& x, const ModuleCost& norm) {
   Value y = ledger.tensor(x.rows, x.columns);
-  const Value rstd = ledger.tensor(x.rows, 1);
+  const Buffer rstd = ledger.allocate(x.rows * kFloatBytes);
   if (ledger.elementwise()) y.source = x.buffer;
-  ledger.record(y, {&x}, norm.trains,
-                [&ledger, norm, saved = x.buffer, rstd = rstd.buffer, columns = x.columns,
-                 wants_dx = x.needs_gradient()](const Buffer&) {
-                  Buffer dx = wants_dx ? ledger.allocate(saved->bytes()) : nullptr;
-                  if (norm.trains) ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
-                  return std::vector<Buffer>{std::move(dx)};
-                });
+  ledger.record(
+      y, {&x}, norm.trains,
+      [&ledger, norm, saved = x.buffer, rstd, columns = x.columns, wants_dx = x.needs_gradient()](const Buffer&) {
+        Buffer dx = wants_dx ? ledger.allocate(saved->bytes()) : nullptr;
+        if (norm.trains) ledger.add_gradient(norm.path + ".weight", columns * kFloatBytes);
+        return std::vector<Buffer>{std::move(dx)};
+      });
   return y;
 }
 
@@ -245,6 +246,7 @@ Value swiglu(Ledger& ledger, const Value& h) {
 
 Value added(Ledger& ledger, const Value& y, const Value& residual) {
   Value sum{y.rows, y.columns, y.buffer};
+  ledger.note_output(y.elements());
   ledger.record(sum, {&y, &residual}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad, grad}; });
   return sum;
 }
@@ -257,7 +259,8 @@ Value head_cross_entropy(Ledger& ledger, const Value& x, const LinearCost& head)
   const Buffer dx = x.needs_gradient() && ledger.gradients_on() ? ledger.allocate(x.buffer->bytes()) : nullptr;
   {
     const Amount rows = std::min(kHeadRows, x.rows);
-    const Value logits = ledger.tensor(rows, head.out_features), gradient = ledger.tensor(rows, head.out_features);
+    ledger.note_output(2 * x.rows * head.out_features);  // logits and their logarithms
+    const Buffer logits_and_gradient = ledger.allocate(2 * rows * head.out_features * kFloatBytes);
     const Buffer converted = ledger.allocate(conversion_bytes(head, rows));
     if (trained) ledger.add_gradient(head.path + ".weight", x.columns * head.out_features * kFloatBytes);
   }
@@ -314,10 +317,11 @@ Value dropout(Ledger& ledger, const Value& x, bool active) {
 Value attention(Ledger& ledger, const std::vector<const Value*>& inputs, const AttentionCost& cost) {
   const Amount query_rows = cost.num_samples * cost.query_length;
   Value output = ledger.tensor(query_rows, cost.width);
-  const Value lse = ledger.tensor(query_rows, cost.num_heads);
+  const Buffer lse = ledger.allocate(query_rows * cost.num_heads * kFloatBytes);
+  ledger.note_output(2 * query_rows * cost.num_heads * cost.key_length);  // scores and probabilities
   const Amount product = 2 * query_rows * cost.key_length * cost.width;
   ledger.count(Part::Attention, 2 * product);
-  std::vector<Buffer> saved = {output.buffer, lse.buffer};
+  std::vector<Buffer> saved = {output.buffer, lse};
   for (const Value* input : inputs) saved.push_back(input->buffer);
   ledger.record(output, inputs, false, [&ledger, cost, saved, product](const Buffer&) {
     std::vector<Buffer> grads;

@@ -4,7 +4,7 @@
 #include <array>
 #include <utility>
 
-#include "lathe/cost/parameters.h"
+#include "lathe/config/bind.h"
 
 namespace lathe::cost {
 namespace {
@@ -12,30 +12,37 @@ namespace {
 constexpr int64_t kNormChunk = int64_t{1} << 18;  // optim::clip_gradients goes through a gradient in such pieces
 
 constexpr const char* kDecoderKernels =
-    "  activations in float32; RMSNorm, rotation and SwiGLU by hand\n"
-    "  attention in tiles over the whole square of its tokens\n"
+    "  a model that Lathe does not train yet: activations in float32; RMSNorm, rotation and SwiGLU by hand\n"
+    "  attention in tiles over the whole square of its tokens, whatever window config.json has\n"
     "  head and loss 256 tokens at a time\n";
+constexpr const char* kFirstTokens =
+    "  the last layer works on each sample's first token only: the head reads no other\n";
 constexpr const char* kEvenExperts = "  experts evenly loaded\n";
+
+std::string assumptions(const arch::Arch& arch) {
+  if (const auto* decoder = std::get_if<arch::DecoderArch>(&arch))
+    return std::string(kDecoderKernels) + (decoder->moe ? kEvenExperts : "");
+  return std::string(std::holds_alternative<arch::BertArch>(arch) ? kFirstTokens : "") +
+         (arch::mlp_experts(arch) ? kEvenExperts : "");
+}
 
 // One optimizer step followed through a ledger.
 class StepPlanner {
  public:
-  StepPlanner(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<ExpertLoad> loads)
-      : recipe_(recipe), model_(recipe, resolved, std::move(loads)) {
+  StepPlanner(const recipe::Recipe& recipe, const TrainedModel& model) : recipe_(recipe), model_(model) {
     plan_.batch_size = recipe.training.batch_size.samples.value_or(1);
     plan_.gradient_accumulation_steps = recipe.training.gradient_accumulation_steps;
-    plan_.max_length = resolved.max_length;
-    if (const auto* decoder = std::get_if<arch::DecoderArch>(&model_.arch()))
-      plan_.assumes = std::string(kDecoderKernels) + (decoder->moe ? kEvenExperts : "");
+    plan_.max_length = model_.max_length();
+    plan_.assumes = assumptions(model_.arch());
     plan_.threads = recipe.training.threads;
     plan_.checkpointing = recipe.training.activation_checkpointing;
     batch_ = {static_cast<Amount>(plan_.batch_size), static_cast<Amount>(plan_.max_length)};
   }
 
   Plan run() {
-    ParameterCount count = count_parameters(model_.arch(), model_.num_labels());
-    plan_.parameters = {model_.base_parameters(), model_.adapter_parameters(), model_.trainable_parameters(),
-                        count.active, std::move(count.kinds)};
+    const ParameterCount& base = model_.base_parameters();
+    plan_.parameters = {base.total, model_.adapter_parameters(), model_.trainable_parameters(), base.active,
+                        base.kinds};
     plan_.memory.weights = model_.weight_bytes();
     plan_.master_copies = model_.storage() == Storage::BFloat16 && model_.all_train();
     plan_.memory.trained_weights = model_.trainable_parameters() * kFloatBytes;
@@ -92,12 +99,12 @@ class StepPlanner {
 
   // Returns what is kept from the forward pass to the backward pass.
   Amount micro_batch() {
-    const Amount gradients = ledger_.gradient_bytes(), before = ledger_.live_bytes(), written = ledger_.written_bytes();
+    const Amount gradients = ledger_.gradient_bytes(), before = ledger_.live_bytes();
     ledger_.enter("forward");
     const Value output = forward(ledger_, model_, batch_, /*training=*/true, plan_.checkpointing);
     if (plan_.memory.kept.empty()) {
       note_kept();
-      plan_.memory.outputs = ledger_.written_bytes() - written;
+      plan_.memory.outputs = ledger_.output_bytes();
     }
     const Amount kept = ledger_.live_bytes() - before - (ledger_.gradient_bytes() - gradients);
     ledger_.enter("backward");
@@ -158,7 +165,7 @@ class StepPlanner {
   }
 
   const recipe::Recipe& recipe_;
-  TrainedModel model_;
+  const TrainedModel& model_;
   Batch batch_;
   Plan plan_;
   Ledger ledger_;
@@ -167,8 +174,10 @@ class StepPlanner {
 }  // namespace
 
 Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<ExpertLoad> loads) {
-  return StepPlanner(recipe, resolved, std::move(loads)).run();
+  return make_plan(recipe, TrainedModel(recipe, resolved, std::move(loads)));
 }
+
+Plan make_plan(const recipe::Recipe& recipe, const TrainedModel& model) { return StepPlanner(recipe, model).run(); }
 
 Json to_json(const Plan& plan, std::optional<double> seconds) {
   const Plan::Memory& memory = plan.memory;
@@ -208,6 +217,8 @@ Json to_json(const Plan& plan, std::optional<double> seconds) {
           {"peak_by_phase", std::move(phases)},
           {"at_peak", std::move(at_peak)},
           {"assumes", plan.assumes},
+          {"activation_checkpointing", config::Codec<recipe::Checkpointing>::write(plan.checkpointing)},
+          {"master_copies", plan.master_copies},
           {"batch_size", plan.batch_size},
           {"gradient_accumulation_steps", plan.gradient_accumulation_steps},
           {"max_length", plan.max_length},

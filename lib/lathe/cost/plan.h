@@ -37,7 +37,7 @@ struct Plan {
     Amount optimizer = 0;        ///< its state
     Amount checkpoint = 0;       ///< the copy that is written while training goes on
     Amount activations = 0;      ///< kept between the forward and the backward pass of a micro-batch
-    Amount outputs = 0;          ///< of all operators of that forward pass: the textbook's activations
+    Amount outputs = 0;          ///< of every operator of that forward pass, kept: the textbook's activations
     std::vector<std::pair<std::string, Amount>> kept{};  ///< the activations by the part of the model that made them
     Amount logits = 0;
     Amount peak = 0;
@@ -51,13 +51,16 @@ struct Plan {
   int64_t batch_size = 0, gradient_accumulation_steps = 0, max_length = 0, threads = 0;  ///< threads 0: all
   recipe::Checkpointing checkpointing;
   bool master_copies = false;  ///< weights train that the recipe stores in 16 bits
-  std::string assumes{};       ///< the kernels of a family that Lathe does not train yet; empty: its own modules
+  std::string assumes{};       ///< what the operations and bytes rest on besides Lathe's own modules, a line each
   Amount moved_bytes = 0;      ///< of an optimizer step: what it writes, and what it reads of that once
 };
 
 /// The plan of a recipe without open choices (see settle()). `loads`: of the experts of each layer, where they are
 /// known; no plan knows beforehand how routers will spread the tokens.
 Plan make_plan(const recipe::Recipe& recipe, const recipe::ResolvedModel& resolved, std::vector<ExpertLoad> loads = {});
+
+/// The same of a model that is known already: only training and data of the recipe count.
+Plan make_plan(const recipe::Recipe& recipe, const TrainedModel& model);
 
 /// seconds_per_step is null when `seconds` is none.
 Json to_json(const Plan& plan, std::optional<double> seconds);

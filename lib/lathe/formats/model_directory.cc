@@ -210,6 +210,12 @@ ModelDirectory ModelDirectory::open(const std::string& path) {
   return model;
 }
 
+ModelDirectory ModelDirectory::open_as_it_is(const std::string& path) {
+  const std::string directory = resolve_model_path(path);
+  const bool has_weights = path_exists(directory + "/" + kWeights) || path_exists(directory + "/" + kIndex);
+  return has_weights ? open(path) : open_without_weights(path);
+}
+
 const TensorLocation* ModelDirectory::find(const std::string& name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : &tensors_[found->second];

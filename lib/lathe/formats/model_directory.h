@@ -21,11 +21,13 @@ class ModelDirectory {
   static ModelDirectory open(const std::string& path);
   /// The same for the configuration and the tokenizer alone: weights may be absent and are not looked at.
   static ModelDirectory open_without_weights(const std::string& path);
+  /// The first where there are weights in safetensors, else the second.
+  static ModelDirectory open_as_it_is(const std::string& path);
 
   const std::string& path() const { return path_; }
   std::string config_path() const { return path_ + "/config.json"; }
   std::string tokenizer_path() const { return path_ + "/tokenizer.json"; }
-  /// The file that names the weights: model.safetensors or its index.
+  /// The file that names the weights: model.safetensors or its index; empty without weights.
   const std::string& weights_path() const { return weights_path_; }
   /// In the order of the files' names and of the data in them; no name twice.
   const std::vector<TensorLocation>& tensors() const { return tensors_; }

@@ -181,8 +181,10 @@ arch::ModelConfig read_arch(const Recipe& recipe) {
 void open_model(const Recipe& recipe, ResolvedModel& model) {
   const std::string& path = recipe.model.path.resolved;
   model.random = recipe.model.init == Init::Random;
-  if (!model.random && recipe.model.task != Task::CausalLm) {
-    model.directory = formats::ModelDirectory::open(path);
+  if (!model.random) {
+    const bool needs_weights = recipe.model.task != Task::CausalLm;  // which is planned only
+    model.directory =
+        needs_weights ? formats::ModelDirectory::open(path) : formats::ModelDirectory::open_as_it_is(path);
   } else if (!path.empty()) {
     model.directory = formats::ModelDirectory::open_without_weights(path);
   }
@@ -280,14 +282,24 @@ int64_t default_max_length(const formats::ModelDirectory& directory, const arch:
 
 StorageType ResolvedModel::stored_dtype(StorageType wanted) const {
   if (wanted != StorageType::Auto || random || !arch::is_causal(config.arch)) return wanted;
+  const auto& tensors = directory.tensors();
+  if (!tensors.empty()) {
+    const auto largest = std::max_element(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+      return a.info.num_bytes() < b.info.num_bytes();
+    });
+    return formats::dtype_bits(largest->info.dtype) == 16 ? StorageType::BFloat16 : StorageType::Float32;
+  }
   const JsonObject json(config.json, directory.config_path());
   const std::string dtype = json.string(json.find("dtype") != nullptr ? "dtype" : "torch_dtype", "float32");
   return dtype == "bfloat16" || dtype == "float16" ? StorageType::BFloat16 : StorageType::Float32;
 }
 
 arch::CheckpointMatch ResolvedModel::match(int64_t num_labels) const {
-  return random || arch::is_causal(config.arch) ? arch::match_nothing(config.arch, num_labels)
-                                                : arch::match_checkpoint(directory, config.arch, num_labels);
+  const auto* decoder = std::get_if<arch::DecoderArch>(&config.arch);
+  const bool experts_differ = decoder != nullptr && decoder->moe;  // fused in the module, often one by one in files
+  return random || directory.tensors().empty() || experts_differ
+             ? arch::match_nothing(config.arch, num_labels)
+             : arch::match_checkpoint(directory, config.arch, num_labels);
 }
 
 ResolvedModel resolve_model(const Recipe& recipe) {

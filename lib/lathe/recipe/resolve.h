@@ -23,9 +23,9 @@ struct ResolvedModel {
   int64_t max_length = 0;           ///< tokens per sample, at most; of an image model its patches
   bool random = false;              ///< weights are drawn
 
-  /// `wanted`; auto is what the config.json of a decoder says, whose weights are not looked at.
+  /// `wanted`; of a decoder, auto is what its largest tensor has, without weights what config.json says.
   StorageType stored_dtype(StorageType wanted) const;
-  /// How the weights are filled; a decoder's count as new.
+  /// How the weights are filled; those of a decoder with experts, or of config.json alone, count as new.
   arch::CheckpointMatch match(int64_t num_labels) const;
 };
 

@@ -464,7 +464,7 @@ void train(const recipe::Recipe& given, bool resume, TrainObserver& observer, in
   const bool automatic = !given.training.batch_size.samples;
   recipe::Recipe recipe = resume && automatic ? with_batches_of_run(given) : given;
   const recipe::ResolvedModel resolved = recipe::resolve_model(recipe);
-  const int64_t available = available_memory_bytes();
+  const int64_t available = cost::plannable_bytes(available_memory_bytes());
   cost::Settled settled = cost::require_fit(recipe, resolved, available);
   if (automatic) {
     recipe.training.batch_size = settled.recipe.training.batch_size;
