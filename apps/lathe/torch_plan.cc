@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <utility>
@@ -40,6 +41,11 @@ struct Comparison {
     text += bytes_row("checkpoint", memory.checkpoint, measured.checkpoint_bytes);
     text += bytes_row("activations", memory.activations, measured.activation_bytes);
     text += bytes_row("peak", memory.peak, measured.peak_bytes);
+    for (const auto& [phase, bytes] : measured.phase_peaks) {
+      const auto planned = std::find_if(memory.phases.begin(), memory.phases.end(),
+                                        [name = phase](const auto& part) { return part.first == name; });
+      if (planned != memory.phases.end()) text += bytes_row("  in " + phase, planned->second, bytes);
+    }
     // What the libraries and malloc keep is not planned.
     text += bytes_row("resident with base", memory.peak + static_cast<cost::Amount>(measured.base_bytes),
                       measured.peak_rss_bytes);
@@ -72,6 +78,7 @@ struct Comparison {
             {"checkpoint", measured.checkpoint_bytes},
             {"activations", measured.activation_bytes},
             {"peak", measured.peak_bytes},
+            {"peak_by_phase", measured.phase_peaks},
             {"peak_rss", measured.peak_rss_bytes},
             {"process_base", measured.base_bytes},
             {"flops_per_step", measured.flops},

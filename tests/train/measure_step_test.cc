@@ -85,6 +85,12 @@ TEST_P(MeasureStepTest, TakesWhatThePlanForetells) {
               plan.memory.peak, static_cast<long>(measured.peak_bytes), 100 * peak, 100 * activations);
   EXPECT_LT(std::abs(peak), 0.01);
   EXPECT_LT(std::abs(activations), 0.01);
+  const std::map<std::string, double> phases(plan.memory.phases.begin(), plan.memory.phases.end());
+  for (const auto& [phase, bytes] : measured.phase_peaks) {
+    ASSERT_TRUE(phases.contains(phase)) << phase;
+    EXPECT_LT(std::abs(phases.at(phase) / static_cast<double>(bytes) - 1), 0.02) << phase;
+  }
+  EXPECT_GE(measured.phase_peaks.size(), 2U);
   EXPECT_EQ(std::round(counted.flops.total()), static_cast<double>(measured.flops));
 }
 

@@ -73,7 +73,11 @@ void Ledger::add_gradient(const std::string& parameter, Amount bytes) {
   const Site site = std::exchange(site_, Site::Gradients);
   Buffer grad = allocate(bytes);
   site_ = site;
-  if (gradients_.try_emplace(parameter, std::move(grad)).second) gradient_bytes_ += bytes;
+  if (const auto [kept, first] = gradients_.try_emplace(parameter, grad); first) {
+    gradient_bytes_ += bytes;
+  } else {
+    added_gradients_.push_back(std::move(grad));
+  }
 }
 
 void Ledger::backward(const Value& output, Buffer grad) {
@@ -89,6 +93,7 @@ void Ledger::backward(const Value& output, Buffer grad) {
     site_ = node->site;
     std::vector<Buffer> grads = node->backward(std::move(incoming));
     node->backward = nullptr;
+    added_gradients_.clear();
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const std::shared_ptr<Node>& input = node->inputs[i];
       if (input == nullptr || grads[i] == nullptr) continue;

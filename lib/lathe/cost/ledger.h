@@ -99,7 +99,7 @@ class Ledger {
   /// `trains`: parameters of the operator do.
   void record(Value& output, const std::vector<const Value*>& inputs, bool trains,
               std::function<std::vector<Buffer>(Buffer)> backward);
-  /// A parameter's gradient: kept, or added to the one that is there.
+  /// A parameter's gradient: kept, or added to the one that is there when the operator is done.
   void add_gradient(const std::string& parameter, Amount bytes);
   /// From the loss to the parameters; frees what was saved.
   void backward(const Value& output, Buffer grad);
@@ -155,6 +155,7 @@ class Ledger {
   std::string peak_phase_;
   std::array<std::array<Amount, kNumParts>, kNumPasses> flops_{};
   std::unordered_map<std::string, Buffer> gradients_;
+  std::vector<Buffer> added_gradients_;  ///< of the operator whose backward pass runs
   Pass pass_ = Pass::Forward;
   int64_t num_nodes_ = 0;
   bool gradients_on_ = true;

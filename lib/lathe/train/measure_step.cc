@@ -23,6 +23,24 @@
 namespace lathe::train {
 namespace {
 
+// The highest live bytes of each phase of a step, in the order in which they first ended.
+class PhasePeaks {
+ public:
+  bool has(const std::string& phase) const {
+    return std::any_of(peaks_.begin(), peaks_.end(), [&](const auto& peak) { return peak.first == phase; });
+  }
+  void end(const std::string& phase) {
+    if (!has(phase)) peaks_.emplace_back(phase, 0);
+    for (auto& [name, bytes] : peaks_)
+      if (name == phase) bytes = std::max(bytes, MemoryMeter::peak_bytes());
+    MemoryMeter::reset_peak();
+  }
+  const std::vector<std::pair<std::string, int64_t>>& peaks() const { return peaks_; }
+
+ private:
+  std::vector<std::pair<std::string, int64_t>> peaks_;
+};
+
 // The model of a recipe and a batch for it, made up: texts of the greatest length, or pictures.
 class WorstCaseTask : public Task {
  public:
@@ -40,11 +58,13 @@ class WorstCaseTask : public Task {
 
   BatchLoss loss(const std::vector<int64_t>& samples, const nn::Pass& pass) override {
     const auto count = static_cast<int64_t>(samples.size());
+    if (phases.has("forward")) phases.end("backward");
     const int64_t before = MemoryMeter::live_bytes();
     const Tensor logits = arch::sees_images(resolved_.config.arch) ? classifier_.images().forward(pixels(count), pass)
                                                                    : classifier_.texts().forward(tokens(count), pass);
     // At most: what an earlier micro-batch left for its balance loss goes meanwhile.
     activation_bytes = std::max(activation_bytes, MemoryMeter::live_bytes() - before);
+    phases.end(model().is_training() ? "forward" : "evaluation");
     return {nn::cross_entropy_sum(logits, at::zeros({count}, at::kLong)), count * resolved_.max_length};
   }
   Json describe(const std::vector<int64_t>&) const override { return Json::array(); }
@@ -55,6 +75,7 @@ class WorstCaseTask : public Task {
   std::vector<Result> results() override { return {}; }
 
   int64_t activation_bytes = 0;
+  PhasePeaks phases;
 
  private:
   models::TokenBatch tokens(int64_t count) {
@@ -125,6 +146,8 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
   task.model().train();
   Stepper stepper(task, recipe, /*num_steps=*/3);
   result.optimizer_bytes = allocated_since_last();
+  result.peak_bytes = MemoryMeter::peak_bytes() - before + mapped_bytes(task.model());  // of loading
+  MemoryMeter::reset_peak();
   const std::vector<int64_t> samples(static_cast<size_t>(recipe.training.batch_size.samples.value_or(1)), 0);
   const Window window(static_cast<size_t>(recipe.training.gradient_accumulation_steps), samples);
   StepMetrics metrics;
@@ -150,7 +173,11 @@ MeasuredStep measure_step(const recipe::Recipe& recipe) {
     task.loss(samples, nn::Pass());
     task.model().train();
   }
-  result.peak_bytes = MemoryMeter::peak_bytes() - before + mapped_bytes(task.model());
+  task.phases.end(task.phases.has("evaluation") ? "evaluation" : "backward");
+  for (const auto& [phase, bytes] : task.phases.peaks()) {
+    result.phase_peaks.emplace_back(phase, bytes - before + mapped_bytes(task.model()));
+    result.peak_bytes = std::max(result.peak_bytes, result.phase_peaks.back().second);
+  }
   result.activation_bytes = task.activation_bytes;
   result.peak_rss_bytes = peak_resident_memory_bytes();
   result.seconds = metrics.seconds;

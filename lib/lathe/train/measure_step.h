@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "lathe/cost/ops.h"
@@ -10,7 +12,9 @@ namespace lathe::train {
 
 /// What one optimizer step of a recipe really takes.
 struct MeasuredStep {
-  int64_t peak_bytes = 0;        ///< live in LibTorch's CPU allocator, plus mapped weights: what a plan foretells
+  int64_t peak_bytes = 0;  ///< live in LibTorch's CPU allocator, plus mapped weights: what a plan foretells
+  /// The same of forward, backward (with the optimizer) and, where there is one, evaluation.
+  std::vector<std::pair<std::string, int64_t>> phase_peaks{};
   int64_t weight_bytes = 0;      ///< after loading, mapped or allocated
   int64_t optimizer_bytes = 0;   ///< its state
   int64_t gradient_bytes = 0;    ///< of the parameters that get one
