@@ -10,6 +10,7 @@
 #include <iostream>
 #include <new>
 
+#include "lathe/base/files.h"
 #include "lathe/base/text.h"
 
 namespace lathe::app {
@@ -45,11 +46,14 @@ void require_absent(const std::string& path) {
               Diagnostic{path, 0, 0, "", "exists already", "choose another name: nothing is overwritten"});
 }
 
-void require_replaceable(const std::string& path, const std::string& extension) {
+void require_replaceable(const std::string& path, const std::string& extension, const std::string& mark) {
+  constexpr uint64_t kHeadBytes = 1024;
   std::error_code ignored;
-  const bool file = std::filesystem::is_regular_file(path, ignored);
-  const bool own = std::filesystem::path(path).extension() == extension;
-  if (file && (own || std::filesystem::is_empty(path, ignored))) return;
+  if (std::filesystem::is_regular_file(path, ignored)) {
+    if (std::filesystem::is_empty(path, ignored)) return;
+    const bool named = std::filesystem::path(path).extension() == extension;
+    if (named && read_file_head(path, kHeadBytes).bytes.find(mark) != std::string::npos) return;
+  }
   require_absent(path);
 }
 
@@ -76,6 +80,12 @@ void require_writable(const std::string& path) {
   if (std::filesystem::is_directory(path, ignored)) refuse(path, "expected a file's name, is a directory");
   if (!std::filesystem::is_directory(folder, ignored)) refuse(folder, "is no directory to write into");
   if (::access(folder.c_str(), W_OK | X_OK) != 0) refuse(folder, "is a directory that cannot be written");
+  try {
+    const AtomicFile attempt(path);  // /proc allows everything, and then no file
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::Run) refuse(folder, "is a directory that cannot be written");
+    throw;
+  }
 }
 
 int report(const Error& error) {

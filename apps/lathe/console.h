@@ -25,8 +25,9 @@ void prepare_process();
 /// Throws Error{Config} when there is something at `path` that an output would replace.
 void require_absent(const std::string& path);
 
-/// The same, but what is empty or has the extension of such an output (".html") may be replaced.
-void require_replaceable(const std::string& path, const std::string& extension);
+/// The same, but what is empty may be replaced, and what is such an output: it has the extension, and `mark` among its
+/// first bytes.
+void require_replaceable(const std::string& path, const std::string& extension, const std::string& mark = "");
 
 /// Throws Error{Config} when writing `path` would replace one of the inputs: a file, or one in a directory.
 void require_no_input(const std::string& path, const std::vector<std::string>& inputs);

@@ -4,6 +4,7 @@
 #include "console.h"
 #include "lathe/base/files.h"
 #include "lathe/base/text.h"
+#include "lathe/report/document.h"
 #include "lathe/report/page.h"
 #include "lathe/report/run.h"
 #include "verbs.h"
@@ -18,7 +19,7 @@ int run_report(const CommandLine& line) {
   }
   // A page in a run is replaced by the next, and nothing else there.
   if (std::filesystem::path(line.out).extension() != ".html") require_no_input(line.out, line.runs);
-  if (!line.out.empty()) require_replaceable(line.out, ".html");
+  if (!line.out.empty()) require_replaceable(line.out, ".html", lathe::report::kPageMark);
   const std::filesystem::path page =
       line.out.empty() ? std::filesystem::path(line.runs.front()) / "report.html" : std::filesystem::path(line.out);
   write_file_atomically(page, lathe::report::render_page(runs));

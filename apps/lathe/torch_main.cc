@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   if (line.verb == "train") {
     lathe::train::install_stop_handlers();
   } else {
+    if (line.verb == "practice") lathe::app::end_practice_on_stop_signals();
     lathe::train::unblock_stop_signals();
   }
   return lathe::app::run_reporting(

@@ -286,13 +286,18 @@ class CommandLineTest(unittest.TestCase):
     def test_outputs_replace_only_their_own_kind(self):
         self.lathe("train", self.path("recipe.yaml"))
         logits = ["logits", "--model", self.path("model"), "--adapter", self.path("run/adapter"), "--text", "", "--out"]
-        for words, own in ((["report", self.path("run"), "--out"], "page.html"), (logits, "logits.safetensors"), (["practice", "1a", "--html"], "answer.html")):
+        page = b"<head>\n<meta name=\"generator\" content=\"Lathe\">"
+        for words, own, older in ((["report", self.path("run"), "--out"], "page.html", page), (logits, "logits.safetensors", "an older one"),
+                                  (["practice", "1a", "--html"], "answer.html", page)):
             self.refused(2, r"thesis\.tex: exists already", *words, self.write("thesis.tex", "years of work"))
             self.assertEqual(self.read("thesis.tex"), b"years of work")
             if words[0] != "practice":
                 self.lathe(*words, self.write("empty", ""))
-                self.lathe(*words, self.write(own, "an older one"))
+                self.lathe(*words, self.write(own, older))
                 self.assertGreater(len(self.read(own)), 100)
+            if own.endswith(".html"):
+                self.refused(2, r"thesis\.html: exists already", *words, self.write("thesis.html", "<p>years of work</p>"))
+                self.assertEqual(self.read("thesis.html"), b"<p>years of work</p>")
 
     def test_the_empty_text_is_a_text(self):
         self.lathe("train", self.path("recipe.yaml"))

@@ -58,7 +58,8 @@ std::string script_safe(const Json& json) {
 
 std::string head(const Document& document) {
   const auto source = [](const Asset& asset) { return "'sha256-" + std::string(asset.sha256) + "'"; };
-  return "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+  return "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n" + std::string(kPageMark) +
+         "\n"
          "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src " +
          source(kPlotScript) + " " + source(kPageScript) + "; style-src " + source(kPageStyle) +
          (document.pictures ? "; img-src data:" : "") +

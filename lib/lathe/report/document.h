@@ -8,6 +8,9 @@
 
 namespace lathe::report {
 
+/// In the head of every page: how a program knows that Lathe wrote it.
+inline constexpr const char* kPageMark = "<meta name=\"generator\" content=\"Lathe\">";
+
 /// A self-contained HTML page of text and charts.
 struct Document {
   std::string kind = {};   ///< a word above the heading: what sort of page this is
