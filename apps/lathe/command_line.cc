@@ -224,6 +224,9 @@ class Parser {
     CLI::Option* question =
         practice->add_option("QUESTION", line_.recipe, "A question, or all; without it the questions are listed");
     practice->add_flag("--full", line_.full, "The long run, of minutes")->needs(question);
+    practice->add_option("--variant", line_.variant, "Of 2b and 4b: run one wrong variant beside the mended code")
+        ->option_text("NAME")
+        ->needs(question);
     practice->add_option("--html", line_.out, "Also write the answer as a page")->option_text("FILE")->needs(question);
     CLI::App* doctor =
         verb("doctor", "What a bug report needs: processor, threads, LibTorch, kernels, memory", "lathe doctor --json");

@@ -35,6 +35,7 @@ struct CommandLine {
   bool decode = false;
   bool no_special = false;
   bool full = false;
+  std::string variant;
   bool debug = false;
 };
 

@@ -28,12 +28,25 @@ std::vector<const practice::Question*> chosen(const std::string& id) {
               Diagnostic{"lathe practice", 0, 0, "", "unknown question " + quote(id), "known: " + join(known, ", ")});
 }
 
-std::string with_long_run() {
+bool has_long_run(const practice::Question* question) { return question->has_long_run; }
+bool has_variants(const practice::Question* question) { return !question->variants.empty(); }
+
+// Throws unless one of the questions has what an option asks for.
+void require_any(const std::vector<const practice::Question*>& questions, bool (*has)(const practice::Question*),
+                 const std::string& chosen, const std::string& what) {
+  if (std::any_of(questions.begin(), questions.end(), has)) return;
   std::vector<std::string> ids;
   for (const practice::Question* question : practice::questions()) {
-    if (question->has_long_run) ids.emplace_back(question->id);
+    if (has(question)) ids.emplace_back(question->id);
   }
-  return join(ids, ", ");
+  throw Error(ErrorKind::Config, Diagnostic{"lathe practice", 0, 0, "", quote(chosen) + " has no " + what,
+                                            "questions with one: " + join(ids, ", ")});
+}
+
+void require_variant(const practice::Question& question, const std::string& variant) {
+  if (std::find(question.variants.begin(), question.variants.end(), variant) != question.variants.end()) return;
+  throw Error(ErrorKind::Config, Diagnostic{"lathe practice", 0, 0, "", "unknown variant " + quote(variant),
+                                            "known: " + join(question.variants, ", ")});
 }
 
 void on_stop_signals(void (*handler)(int)) {
@@ -65,11 +78,12 @@ int run_practice(const CommandLine& line) {
     return 0;
   }
   const auto questions = chosen(line.recipe);
-  const auto is_long = [](const practice::Question* question) { return question->has_long_run; };
-  if (line.full && std::none_of(questions.begin(), questions.end(), is_long))
-    throw Error(ErrorKind::Config,
-                Diagnostic{"lathe practice", 0, 0, "", quote(line.recipe) + " has no long run (--full)",
-                           "questions with one: " + with_long_run()});
+  if (line.full) require_any(questions, has_long_run, line.recipe, "long run (--full)");
+  if (!line.variant.empty()) {
+    require_any({questions.begin(), questions.begin() + (questions.size() == 1 ? 1 : 0)}, has_variants, line.recipe,
+                "wrong variant (--variant)");
+    require_variant(*questions.front(), line.variant);
+  }
   if (!line.out.empty()) {
     require_replaceable(line.out, ".html", report::kPageMark);
     require_writable(line.out);
@@ -77,7 +91,7 @@ int run_practice(const CommandLine& line) {
   std::vector<std::pair<const practice::Question*, practice::Answer>> answers;
   bool all_hold = true;
   for (const practice::Question* question : questions) {
-    answers.emplace_back(question, question->answer({.full = line.full}));
+    answers.emplace_back(question, question->answer({.full = line.full, .variant = line.variant}));
     all_hold = all_hold && practice::all_hold(answers.back().second);
     print_result(practice::answer_text(*question, answers.back().second));
   }

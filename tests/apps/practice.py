@@ -6,8 +6,10 @@ import html
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import browser
@@ -17,9 +19,9 @@ LATHE, CHROMIUM = os.environ["LATHE"], os.environ.get("CHROMIUM")
 # The answers, worked out by hand.
 NUMBERS = {
     "1a": ["268,435,456", "2,147,483,648", "2,415,919,104", "57,982,058,496", "59,373,627,899,904 FLOPs (59.37 TFLOPs)",
-           "178,120,883,699,712 FLOPs (178.1 TFLOPs)", "(237.5 TFLOPs)", "+0.16 %", "+0.76 %"],
+           "178,120,883,699,712 FLOPs (178.1 TFLOPs)", "(237.5 TFLOPs)", "(0.16 %)", "(0.76 %)"],
     "1b": ["1 MB is 10^6 bytes, 1 MiB is 2^20 bytes", "11,811,160,064 B", "(283.5 GB, 264 GiB)", "270,336", "10,739,515,392 B", "(257.7 GB, 240.05 GiB)", "192 GiB", "(23.62 GB, 22 GiB)", "12 u", "10 u"],
-    "1c": ["4 s^2 c = 4 s c d_s = 4 x 512 x 256 x 512 at s = 512"],
+    "1c": ["(8 s c^2 + 4 s^2 c) / (4 s c d_s) = (2 x 1,024 + 128) / 512 = 4.25", "4 s^2 c = 4 s c d_s = 4 x 512 x 256 x 512 at s = 512"],
     "2a": ["24 x (20 u + 4 s) x 4 B x 8 = 2,013,659,136 B"],
     "2b": ["(loss / accumulation_steps).backward()", "optimizer.step()", "optimizer.zero_grad()"] + [
         f"\nWrong: {what}\n    {line};\n" for what, line in (("without the division", "loss.backward()"),
@@ -30,9 +32,11 @@ NUMBERS = {
     "3a": ["46,702,792,704", "12,879,925,248", "router (gate)", "top-k", "weighted combination", "load balancing"],
     "3b": ["auxiliary loss 0.1: cures", "bias 0.01: cures"],
     "4a": ["a multiply-add counts 2 FLOPs", "4,194,304", "32,768", "= 1 / 128", "0.0078125 (0.78 %)", "0.015625 (1.56 %)"],
-    "4b": ["0.02^2 x sqrt(256 x 4) = 0.0128", "1,280", "17,664"],
-    "4c": ["1/512", "16 against 0.516", "1,000 steps", "0 of 4096", "1 / 512", "1 / 256", "4 + 4 + 4 + 4 = 16", "2 + 2 + 4 + 4 + 4 = 16", "0.515869"],
-    "4d": ["A's is exactly 0, B's is not"],
+    "4b": ["0.02^2 x sqrt(256 x 4) = 0.0128", "1,280", "17,664"] + [
+        f"\nWrong: {what}\n    ExamLoRA(base_layer, rank, alpha) {{\n" for what in ("(1) B drawn", "(2) not scaled", "(3) base not frozen", "(4) A's scale constant",
+                                                                                "the exam's layer, all four")],
+    "4c": ["1/512", "16 against 0.516", "1,000 steps", "0 of 4096", "1 / 512", "1 / 256", "4 + 4 + 2 x 4 = 16", "2 + 2 + 4 + 2 x 4 = 16", "0.515869"],
+    "4d": ["Gradient norm of A at step 0: exactly 0", "Gradient norm of A at step 2", "Gradient norm of B at step 0"],
     "4e": ["2/3 + 2 x 8 / 4,096 = 0.670573", "0.713265", "0.691717", "= 0.75"],
 }
 
@@ -57,7 +61,9 @@ addEventListener("load", () => setTimeout(() => {
   }
   const place = element => (({left, top, right, bottom}) => [left, top, right, bottom])(element.getBoundingClientRect());
   const drawings = [...document.querySelectorAll(".diagram svg")].map(svg => [place(svg), [...svg.querySelectorAll("text")].map(text => [text.textContent, place(text)])]);
-  parent.postMessage(JSON.stringify({width: innerWidth, texts, drawings}), "*");
+  const scroll = document.documentElement.scrollWidth;
+  const wide = [...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll, pre") && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80));
+  parent.postMessage(JSON.stringify({width: innerWidth, scroll, wide, texts, drawings}), "*");
 }, 500));
 </script>"""
 
@@ -124,12 +130,39 @@ class PracticeTest(unittest.TestCase):
         done = lathe("1a", "--full")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(done.stderr, 'error: lathe practice: "1a" has no long run (--full) (questions with one: 3b)\n')
+        for words, problem in ((("1a", "--variant", "all"), '"1a" has no wrong variant (--variant) (questions with one: 2b, 4b)'),
+                               (("all", "--variant", "all"), '"all" has no wrong variant (--variant) (questions with one: 2b, 4b)'),
+                               (("4b", "--variant", "x"), 'unknown variant "x" (known: b-drawn, unscaled, unfrozen, constant-scale, all)')):
+            done = lathe(*words)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (2, "", f"error: lathe practice: {problem}\n"))
         done = lathe("9z")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertRegex(done.stderr, r'^error: lathe practice: unknown question "9z" \(known: 1a, .*4e, all\)\n$')
 
+    def test_one_wrong_variant_runs_beside_the_mended_code(self):
+        for question, variant, title, others in (("2b", "zero-first", "zero_grad before every backward pass", "without the division"),
+                                                 ("4b", "unscaled", "(2) not scaled", "(1) B drawn")):
+            done = lathe(question, "--variant", variant)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertIn("\nMended, as it runs", done.stdout)
+            self.assertIn(f"\nWrong: {title}\n", done.stdout)
+            self.assertIn("Symptom:", done.stdout)
+            self.assertNotIn(f"\nWrong: {others}\n", done.stdout)
+
+    def test_a_signal_ends_it_with_one_line(self):
+        for number, delay in ((signal.SIGINT, 1), (signal.SIGTERM, 2)):
+            process = subprocess.Popen([LATHE, "practice", "3b"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            time.sleep(delay)
+            process.send_signal(number)
+            self.assertEqual(process.communicate(timeout=60), ("", "error: lathe practice: stopped by a signal, nothing is saved\n"))
+            self.assertEqual(process.returncode, 75)
+
     def test_a_page_that_cannot_be_written_is_refused_before_the_run(self):
-        for path, problem in ((self.folder, "is a directory"), (os.path.join(self.folder, "none", "a.html"), "is no directory to write into")):
+        foreign = os.path.join(self.folder, "foreign.html")
+        with open(foreign, "w", encoding="utf-8") as file:
+            file.write("<!doctype html>\n<p>years of work</p>\n")
+        for path, problem in ((self.folder, "is a directory"), (os.path.join(self.folder, "none", "a.html"), "is no directory to write into"),
+                              ("/proc/a.html", "cannot be written"), (foreign, "exists already")):
             with self.subTest(problem):
                 done = lathe("3b", "--html", path)
                 self.assertEqual((done.returncode, done.stdout), (2, ""))
@@ -159,13 +192,14 @@ class PracticeTest(unittest.TestCase):
             inner, outer = os.path.join(self.folder, "measured.html"), os.path.join(self.folder, "phone.html")
             with open(inner, "w", encoding="utf-8") as file:
                 file.write(text.replace("</body>", MEASURE + "</body>"))
-            with open(outer, "w", encoding="utf-8") as file:  # a window of Chromium's is at least 500 wide, a frame need not be
-                file.write('<iframe src="measured.html" width="390" height="844" style="border: 0"></iframe>'
-                           "<script>onmessage = event => document.body.textContent = event.data</script>")
-            dom, console = browser.browse(CHROMIUM, self.folder, outer, "--dump-dom", browser.LIGHT)
-            self.assertEqual(console, [])
-            found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", dom, re.S).group(1)))
-            self.assertEqual(found["width"], 390)
+            for width in (320, 390):
+                with open(outer, "w", encoding="utf-8") as file:  # a window of Chromium's is at least 500 wide, a frame need not be
+                    file.write(f'<iframe src="measured.html" width="{width}" height="844" style="border: 0"></iframe>'
+                               "<script>onmessage = event => document.body.textContent = event.data</script>")
+                dom, console = browser.browse(CHROMIUM, self.folder, outer, "--dump-dom", browser.LIGHT)
+                self.assertEqual(console, [])
+                found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", dom, re.S).group(1)))
+                self.assertEqual((found["width"], found["scroll"], found["wide"]), (width, width, []))
             self.assertGreater(len(found["texts"]), 1000)
             self.assertEqual([(text, size) for text, size in found["texts"] if size < 11], [])
             for (left, top, right, bottom), texts in found["drawings"]:

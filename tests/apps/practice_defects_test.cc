@@ -72,6 +72,17 @@ TEST(ExamLoop, EvenMendedForgetsAPartialWindow) {
   EXPECT_EQ(trace.left, 0.75);
 }
 
+TEST(ExamLoRA, ShowsTheStatementsThatItRuns) {
+  EXPECT_EQ(lora_code({.random_b = true, .trains_base = true}),
+            "ExamLoRA(base_layer, rank, alpha) {\n"
+            "    A = draw.uniform({in_features, rank}, 1 / std::sqrt(in_features));\n"
+            "    B = draw.normal({rank, out_features}) * 0.02;\n"
+            "}\n"
+            "forward(x) {\n"
+            "    return base_layer->forward(x) + x.matmul(A).matmul(B) * (alpha / rank);\n"
+            "}\n");
+}
+
 struct NamedDefects {
   const char* name;
   LoraCase which;

@@ -83,10 +83,10 @@ std::vector<const Question*> all_but(const std::set<std::string>& ids) {
 
 std::string id_of(const ::testing::TestParamInfo<const Question*>& info) { return info.param->id; }
 
-// 3b compares runs with one another.
-INSTANTIATE_TEST_SUITE_P(Question, WrongFormula, ::testing::ValuesIn(all_but({"3b"})), id_of);
+INSTANTIATE_TEST_SUITE_P(Question, WrongFormula, ::testing::ValuesIn(all_but({})), id_of);
 
-// The formulas of component cost, one by one: where a question uses it, a claim of the question fails.
+// The formulas of component cost and of routing's balance, one by one: where a question uses it, a claim of the
+// question fails.
 class WrongCost : public ::testing::TestWithParam<const Question*> {
  protected:
   void TearDown() override { formulas().wrong.clear(); }
@@ -95,7 +95,9 @@ class WrongCost : public ::testing::TestWithParam<const Question*> {
 TEST_P(WrongCost, FailsAClaim) {
   formulas().called.clear();
   EXPECT_TRUE(all_hold(GetParam()->answer({})));
-  const std::set<std::string> used = formulas().called;
+  std::set<std::string> used = formulas().called;
+  // 4c takes weights, gradients and moments of a plan, but no activation.
+  if (GetParam()->id == std::string("4c")) used.erase("mixer_block");
   EXPECT_GE(used.size(), 1);
   for (const std::string& formula : used) {
     formulas().wrong = formula;
@@ -103,8 +105,8 @@ TEST_P(WrongCost, FailsAClaim) {
   }
 }
 
-// The others rest on no cost.
-INSTANTIATE_TEST_SUITE_P(Question, WrongCost, ::testing::ValuesIn(all_but({"2b", "3b", "4d"})), id_of);
+// 2b rests on no cost.
+INSTANTIATE_TEST_SUITE_P(Question, WrongCost, ::testing::ValuesIn(all_but({"2b"})), id_of);
 
 // How much runs again in a recomputation depends on who makes the products.
 TEST(Recomputation, IsCountedWhereLibTorchMakesTheProductsToo) {

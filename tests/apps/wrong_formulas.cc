@@ -5,6 +5,8 @@
 #include "lathe/cost/closed_forms.h"
 #include "lathe/cost/ops.h"
 #include "lathe/cost/parameters.h"
+#include "lathe/nn/moe_balance.h"
+#include "practice/collapse.h"
 
 namespace lathe::app::practice {
 
@@ -36,6 +38,14 @@ ParameterCount scaled(ParameterCount count, Amount factor) {
   count.active *= factor;
   for (auto& [kind, parameters] : count.kinds) parameters *= factor;
   return count;
+}
+
+at::Tensor scaled(const at::Tensor& loss, Amount factor) { return loss * factor; }
+
+nn::LoadFigures scaled(nn::LoadFigures figures, Amount factor) {
+  figures.entropy *= factor;
+  figures.max_vio *= factor;
+  return figures;
 }
 
 std::vector<Intermediate> scaled(std::vector<Intermediate> tensors, Amount factor) {
@@ -74,6 +84,9 @@ FORMULA("_ZN5lathe4cost20chosen_experts_flopsERKNS0_11ExpertSizesE", Amount, cho
 FORMULA("_ZN5lathe4cost14four_bit_bytesEddb", Amount, four_bit_bytes, (Amount n, Amount b, bool d), n, b, d)
 FORMULA("_ZN5lathe4cost17bytes_per_elementENS0_7StorageE", Amount, bytes_per_element, (Storage s), s)
 FORMULA("_ZN5lathe4cost16count_parametersERKSt7variantIJNS_4arch8BertArchENS2_9MixerArchENS2_11DecoderArchEEEl", ParameterCount, count_parameters, (const arch::Arch& a, int64_t n), a, n)
+FORMULA("_ZN5lathe2nn8aux_lossERKNS0_11BalanceSumsE", at::Tensor, aux_loss, (const nn::BalanceSums& s), s)
+FORMULA("_ZN5lathe2nn6z_lossERKNS0_11BalanceSumsE", at::Tensor, z_loss, (const nn::BalanceSums& s), s)
+FORMULA("_ZN5lathe2nn12load_figuresERKNS0_11BalanceSumsE", nn::LoadFigures, load_figures, (const nn::BalanceSums& s), s)
 // clang-format on
 
 // The planner's block: of more samples than there are.
@@ -83,6 +96,16 @@ Value maybe_mixer_block(Ledger& ledger, const Value& x, const MixerBlockCost& bl
     "__wrap__ZN5lathe4cost11mixer_blockERNS0_6LedgerERKNS0_5ValueERKNS0_14MixerBlockCostEd");
 Value maybe_mixer_block(Ledger& ledger, const Value& x, const MixerBlockCost& block, Amount samples) {
   return right_mixer_block(ledger, x, block, samples * factor_of("mixer_block"));
+}
+
+using LaboratoryRuns = std::vector<std::vector<CollapseRun>>;
+LaboratoryRuns right_laboratory(const std::vector<CollapseCase>& cases, int64_t num_seeds) __asm__(
+    "__real__ZN5lathe3app14run_laboratoryERKSt6vectorINS0_12CollapseCaseESaIS2_EEl");
+LaboratoryRuns one_laboratory(const std::vector<CollapseCase>& cases, int64_t num_seeds) __asm__(
+    "__wrap__ZN5lathe3app14run_laboratoryERKSt6vectorINS0_12CollapseCaseESaIS2_EEl");
+LaboratoryRuns one_laboratory(const std::vector<CollapseCase>& cases, int64_t num_seeds) {
+  static const LaboratoryRuns kRuns = right_laboratory(cases, num_seeds);
+  return kRuns;
 }
 
 double no_seconds(const std::function<void()>& run,

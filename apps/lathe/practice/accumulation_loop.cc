@@ -178,37 +178,47 @@ std::string norms_text(const std::vector<Tensor>& found, const std::vector<Tenso
          std::to_string(kWindow * kPerBatch) + " has " + short_number(norm_of(right));
 }
 
-void measure_fillings(Working& working, Amount factor, Amount steps, Amount batches) {
+void measure_fillings(Working& working, const std::string& variant, Amount factor, Amount steps, Amount batches) {
   const SmallMixer model(kLoopMixer, "2b", at::kDouble);
   const int64_t window_samples = kWindow * kPerBatch;
   const auto whole = batch_gradient(model, 0, window_samples);
-  const LoopRun mended = run_loop(Filling::Mended), undivided = run_loop(Filling::Undivided),
-                zero_first = run_loop(Filling::ZeroFirst), always = run_loop(Filling::StepAlways),
-                never_zero = run_loop(Filling::NeverZero);
+  const LoopRun mended = run_loop(Filling::Mended);
+  const auto wanted = [&](const char* id) { return variant.empty() || variant == id; };
   const auto counted = [](const LoopRun& run) { return static_cast<Amount>(run.gradients.size()); };
   claim_close_gradients(working, "Mended: the window's gradient is that of one batch of 16", mended.gradients[0],
                         whole);
   working.claim_equal("Mended: optimizer steps", steps, counted(mended));
   show_filling(working, "Mended, as it runs", Filling::Mended,
                "Right: " + norms_text(mended.gradients[0], whole) + "; " + amount_text(counted(mended)) + " steps.");
-  const double too_large = norm_of(undivided.gradients[0]) / norm_of(whole);
-  working.claim_close("Without the division: the gradient is so many times too large", factor, too_large, kApart);
-  show_filling(
-      working, "Wrong: without the division", Filling::Undivided,
-      "Symptom: " + norms_text(undivided.gradients[0], whole) + ", " + short_number(too_large) + " times too large.");
-  const auto last = scaled(batch_gradient(model, window_samples - kPerBatch, kPerBatch), 1.0 / kWindow);
-  claim_close_gradients(
-      working, "zero_grad before every backward pass: only the last micro-batch counts, a quarter of its gradient",
-      zero_first.gradients[0], last);
-  show_filling(working, "Wrong: zero_grad before every backward pass", Filling::ZeroFirst,
-               "Symptom: " + norms_text(zero_first.gradients[0], whole) +
-                   "; it is a quarter of the last micro-batch's, the other three are lost.");
-  working.claim_equal("Step and zero_grad after every micro-batch: optimizer steps", batches, counted(always));
-  claim_close_gradients(working, "... the first of them with a quarter of the first micro-batch's gradient",
-                        always.gradients[0], scaled(batch_gradient(model, 0, kPerBatch), 1.0 / kWindow));
-  show_filling(working, "Wrong: step and zero_grad after every micro-batch", Filling::StepAlways,
-               "Symptom: " + amount_text(counted(always)) + " steps in place of " + amount_text(counted(mended)) +
-                   ", each with a quarter of one micro-batch's gradient: nothing accumulates.");
+  if (wanted("undivided")) {
+    const LoopRun undivided = run_loop(Filling::Undivided);
+    const double too_large = norm_of(undivided.gradients[0]) / norm_of(whole);
+    working.claim_close("Without the division: the gradient is so many times too large", factor, too_large, kApart);
+    show_filling(
+        working, "Wrong: without the division", Filling::Undivided,
+        "Symptom: " + norms_text(undivided.gradients[0], whole) + ", " + short_number(too_large) + " times too large.");
+  }
+  if (wanted("zero-first")) {
+    const LoopRun zero_first = run_loop(Filling::ZeroFirst);
+    const auto last = scaled(batch_gradient(model, window_samples - kPerBatch, kPerBatch), 1.0 / kWindow);
+    claim_close_gradients(
+        working, "zero_grad before every backward pass: only the last micro-batch counts, a quarter of its gradient",
+        zero_first.gradients[0], last);
+    show_filling(working, "Wrong: zero_grad before every backward pass", Filling::ZeroFirst,
+                 "Symptom: " + norms_text(zero_first.gradients[0], whole) +
+                     "; it is a quarter of the last micro-batch's, the other three are lost.");
+  }
+  if (wanted("step-always")) {
+    const LoopRun always = run_loop(Filling::StepAlways);
+    working.claim_equal("Step and zero_grad after every micro-batch: optimizer steps", batches, counted(always));
+    claim_close_gradients(working, "... the first of them with a quarter of the first micro-batch's gradient",
+                          always.gradients[0], scaled(batch_gradient(model, 0, kPerBatch), 1.0 / kWindow));
+    show_filling(working, "Wrong: step and zero_grad after every micro-batch", Filling::StepAlways,
+                 "Symptom: " + amount_text(counted(always)) + " steps in place of " + amount_text(counted(mended)) +
+                     ", each with a quarter of one micro-batch's gradient: nothing accumulates.");
+  }
+  if (!wanted("never-zero")) return;
+  const LoopRun never_zero = run_loop(Filling::NeverZero);
   claim_close_gradients(working, "No zero_grad: the second window steps with the first window's gradient and its own",
                         never_zero.gradients[1], sum_of(mended.gradients[0], mended.gradients[1]));
   show_filling(working, "Wrong: no zero_grad", Filling::NeverZero,
@@ -274,7 +284,17 @@ void measure_gaps(Working& working) {
                         stepped({6}));
 }
 
-void draw_losses(Working& working) {
+struct NamedFilling {
+  const char *id, *name;  // as --variant takes it, and on the chart
+  Filling filling;
+};
+constexpr NamedFilling kFillings[] = {{"", "mended", Filling::Mended},
+                                      {"undivided", "without the division", Filling::Undivided},
+                                      {"zero-first", "zero_grad first", Filling::ZeroFirst},
+                                      {"step-always", "step always", Filling::StepAlways},
+                                      {"never-zero", "no zero_grad", Filling::NeverZero}};
+
+void draw_losses(Working& working, const std::string& variant) {
   constexpr int kEpochs = 12;
   report::Chart chart{.id = "loss",
                       .title = "Loss of every batch",
@@ -282,20 +302,16 @@ void draw_losses(Working& working) {
                       .y_label = "loss",
                       .x_label = "batch"};
   constexpr double kHighest = 2;
-  const std::vector<std::pair<const char*, Filling>> fillings = {{"mended", Filling::Mended},
-                                                                 {"without the division", Filling::Undivided},
-                                                                 {"zero_grad first", Filling::ZeroFirst},
-                                                                 {"step always", Filling::StepAlways},
-                                                                 {"no zero_grad", Filling::NeverZero}};
-  for (size_t i = 0; i < fillings.size(); ++i) {
-    const LoopRun run = run_loop(fillings[i].second, kSamples / kPerBatch, kEpochs);
+  for (const NamedFilling& item : kFillings) {
+    if (item.filling != Filling::Mended && !variant.empty() && variant != item.id) continue;
+    const LoopRun run = run_loop(item.filling, kSamples / kPerBatch, kEpochs);
     report::Series series;
     for (const double loss : run.losses) {
       series.x.push_back(static_cast<double>(series.x.size()));
       series.y.push_back(std::min(loss, kHighest));
     }
-    working.answer.names.emplace_back(fillings[i].first);
-    chart.curves.push_back({.label = "loss", .run = i, .series = std::move(series)});
+    chart.curves.push_back({.label = "loss", .run = working.answer.names.size(), .series = std::move(series)});
+    working.answer.names.emplace_back(item.name);
   }
   working.answer.charts.push_back(std::move(chart));
 }
@@ -322,10 +338,12 @@ Answer answer_accumulation_loop(const Settings& settings) {
   const Amount steps = working.derive("Optimizer steps in a pass over 8 batches", filled("{} / {}", {batches, kWindow}),
                                       batches / kWindow);
   const Amount always = working.derive("... when the step stands outside of the condition", "one per batch", batches);
-  measure_fillings(working, factor, steps, always);
-  measure_adam(working);
-  measure_gaps(working);
-  draw_losses(working);
+  measure_fillings(working, settings.variant, factor, steps, always);
+  if (settings.variant.empty()) {
+    measure_adam(working);
+    measure_gaps(working);
+  }
+  draw_losses(working, settings.variant);
   return std::move(working.answer);
 }
 
@@ -333,10 +351,13 @@ Answer answer_accumulation_loop(const Settings& settings) {
 
 extern const Question kQuestion2b;
 const Question kQuestion2b = {
-    "2b", "The accumulation loop with two blanks",
+    "2b",
+    "The accumulation loop with two blanks",
     "A training loop is given a model, a data loader, a criterion, an optimizer and accumulation_steps = 4, and has "
     "computed `loss` for a batch. What stands after the loss, and what happens when (batch_idx + 1) is a multiple of "
     "accumulation_steps? What does each wrong filling do?",
-    answer_accumulation_loop};
+    answer_accumulation_loop,
+    /*has_long_run=*/false,
+    {"undivided", "zero-first", "step-always", "never-zero"}};
 
 }  // namespace lathe::app::practice

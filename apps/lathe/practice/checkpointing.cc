@@ -1,7 +1,10 @@
 // Question 2c: gradient checkpointing.
+#include <ATen/ops/tanh.h>
+
 #include <algorithm>
 #include <cmath>
 
+#include "lathe/nn/checkpoint.h"
 #include "practice/mixer.h"
 #include "practice/working.h"
 
@@ -55,11 +58,20 @@ DerivedCost derive_checkpointing(Working& working) {
       "With L layers, boundaries every n of them, A_b bytes for a boundary and A_l for all that a layer keeps, the "
       "worst moment holds the boundaries and one segment: (L / n) A_b + n A_l. The price is one more forward pass.");
   const Amount unit = kExamBatch * kExamMixer.unit() * cost::kFloatBytes;
-  working.derive("The exam's Mixer, a boundary at every layer: A_l = 20 A_b",
-                 filled("(24 / 1) x {} B + 20 x {} B", {unit, unit}), cost::checkpointed(layers, 1, unit, 20 * unit),
-                 Unit::Bytes);
-  const cost::TokenFlops full = cost::full_finetuning_flops(1024, 1024),
-                         lora = cost::lora_finetuning_flops(1024, 1024, 0);
+  for (const int64_t n : kSegments) {
+    const auto per_segment = static_cast<Amount>(n);
+    const Amount needed =
+        working.derive(filled("The exam's Mixer, batch 1024, n = {}: A_l = 20 A_b", {per_segment}),
+                       filled("(24 / {}) x {} B + {} x 20 x {} B", {per_segment, unit, per_segment, unit}),
+                       cost::checkpointed(layers, per_segment, unit, 20 * unit), Unit::Bytes);
+    working.claim_equal(
+        filled("The exam at n = {} as the planner counts it, with the input, without statistics and generator's states",
+               {per_segment}),
+        needed, planned_exam_checkpoints(n), Unit::Bytes);
+  }
+  const Amount width = kExamMixer.width;
+  const cost::TokenFlops full = cost::full_finetuning_flops(width, width),
+                         lora = cost::lora_finetuning_flops(width, width, 0);
   DerivedCost derived{};
   derived.trained = working.derive("FLOPs with all weights trained: forward 1, backward 2, recomputed 1",
                                    "(1 + 2 + 1) / (1 + 2)", (full.total() + full.forward) / full.total());
@@ -112,8 +124,6 @@ struct DerivedRun {
   Amount kept(double n) const { return cost::checkpointed(kDeep.num_blocks, n, boundary, stash) - boundary; }
   // Computed again: L - n layers. The last segment is not: the backward pass begins with it.
   Amount again(double n) const { return (kDeep.num_blocks - n) * forward - (kDeep.num_blocks / n - 1) * last; }
-  // Of the step with boundaries every n over that without, `full` where all is computed again.
-  Amount times(double n, Amount full) const { return 1 + (full - 1) * again(n) / (kDeep.num_blocks * forward); }
 };
 
 DerivedRun derive_run(Working& working) {
@@ -143,10 +153,22 @@ DerivedRun derive_run(Working& working) {
   return derived;
 }
 
+// Of a step. `again`: one region around all blocks and a tanh, which needs its own output, so that every product runs
+// for a second time.
+Amount step_flops(const SmallMixer& model, const Tensor& x, bool again) {
+  const auto forward = [&model](const std::vector<Tensor>& in) { return at::tanh(model.blocks_forward(in[0])); };
+  return static_cast<Amount>(counted_flops(
+      [&] { (again ? nn::checkpoint(forward, {x}) : forward({x})).backward(drawn(x.sizes(), "2c.gradient")); }));
+}
+
 void measure_segments(Working& working, const DerivedRun& derived, Amount full) {
   const SmallMixer model(kDeep, "2c");
   const Tensor x = drawn({kDeepBatch, 16, 64}, "2c.x");
   const CheckpointedRun plain = run_checkpointed(model, x, 0);
+  working.claim_equal("Without checkpoints, forward and backward: three products for each weight",
+                      3 * kDeep.num_blocks * derived.forward, plain.flops, Unit::Flops);
+  working.claim_close("Everything computed again: FLOPs of the step, times those without checkpoints", full,
+                      step_flops(model, x, /*again=*/true) / plain.flops, 1e-12);
   Table table{"24 layers, boundaries every n (times are shown, not judged)",
               "Kept: after the forward pass. Peak: of the whole step, gradients and passing tensors included.",
               {"n", "kept", "peak", "FLOPs of the step, times those without", "time"},
@@ -176,14 +198,11 @@ void measure_segments(Working& working, const DerivedRun& derived, Amount full) 
     const std::string name = "n = " + amount_text(n);
     if (!all_same_bits(run.gradients, plain.gradients)) differing += " " + name;
     working.claim_equal(name + ": kept after the forward pass", derived.kept(n), run.memory.kept, Unit::Bytes);
-    const Amount peak = working.derive("Peak of the step at " + name, "by the planner",
-                                       planned_memory(kDeep, kDeepBatch, kDeepBatch, n).peak, Unit::Bytes);
+    const Amount peak = derive_peak(working, "Peak of the step at " + name,
+                                    planned_memory(kDeep, kDeepBatch, kDeepBatch, planned_policy_of(n)));
     working.claim_close(name + ": peak of the step", peak, run.memory.peak, derived.boundary / peak, Unit::Bytes);
-    if (static_cast<Amount>(n) < kDeep.num_blocks) {
+    if (static_cast<Amount>(n) < kDeep.num_blocks)
       working.claim_equal(name + ": computed again", derived.again(n), run.flops - plain.flops, Unit::Flops);
-      working.claim_close(name + ": FLOPs of the step, times those without checkpoints", derived.times(n, full),
-                          run.flops / plain.flops, 1e-12);
-    }
     add_row(amount_text(n), run);
     const Amount measures[] = {run.memory.kept, run.memory.peak, plain.memory.peak};
     for (size_t curve = 0; curve < 3; ++curve) {
@@ -210,14 +229,15 @@ void measure_frozen(Working& working, DerivedRun derived, Amount full) {
   const SmallMixer model(kDeep, "2c");
   for (const auto& [name, parameter] : model.parameters()) parameter.set_requires_grad(false);
   const Tensor x = drawn({kDeepBatch, 16, 64}, "2c.x").requires_grad_();
-  const auto flops = [&](int64_t n) {
-    return static_cast<Amount>(counted_flops([&] { model.blocks_forward(x, policy_of(n)).square().sum().backward(); }));
-  };
-  const Amount plain = flops(0), recomputed = flops(1);
+  const Amount plain = step_flops(model, x, /*again=*/false);
+  const auto checkpointed = static_cast<Amount>(
+      counted_flops([&] { model.blocks_forward(x, policy_of(1)).backward(drawn(x.sizes(), "2c.gradient")); }));
   working.claim_equal("Frozen weights, forward and backward: two products for each weight",
                       2 * kDeep.num_blocks * derived.forward, plain, Unit::Flops);
-  working.claim_close("... with a boundary at every layer, times those without", derived.times(1, full),
-                      recomputed / plain, 1e-12);
+  working.claim_equal("... with a boundary at every layer: computed again", derived.again(1), checkpointed - plain,
+                      Unit::Flops);
+  working.claim_close("... everything computed again: FLOPs of the step, times those without checkpoints", full,
+                      step_flops(model, x, /*again=*/true) / plain, 1e-12);
 }
 
 Answer answer_checkpointing(const Settings& settings) {

@@ -25,7 +25,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kWidth = 16, kHidden = 32, kTokens = 1024, kSnapshotEvery = 25;
+constexpr int64_t kWidth = 16, kHidden = 32, kSnapshotEvery = 25;
 constexpr double kLearningRate = 3e-3, kCentreScale = 1.3, kSpread = 0.5;
 const double kOffset = 3 * std::sqrt(static_cast<double>(kWidth));
 
@@ -173,7 +173,7 @@ CollapseRun run_collapse(const CollapseCase& which, uint64_t seed) {
   CollapseRun run;
   for (int64_t step = 0; step < kCollapseSteps; ++step) {
     if (step == (which.from_half_way ? kCollapseSteps / 2 : 0)) layer->options.balance(balance_of(which));
-    const Batch batch = task.draw(kTokens, static_cast<uint64_t>(step));
+    const Batch batch = task.draw(kCollapseTokens, static_cast<uint64_t>(step));
     const nn::Pass pass{.training = true, .key = make_key(seed, name_key("pass"), step)};
     const Tensor y = layer->forward(batch.x, pass);
     ((y - batch.y).square().mean() + layer->window_loss()).backward();
@@ -206,7 +206,7 @@ std::vector<CollapseCase> collapse_cases() {
       {.name = "auxiliary loss 0.1", .role = Role::Cure, .aux = 0.1},
       {.name = "auxiliary loss 1", .role = Role::Cure, .aux = 1},
       {.name = "bias 0.001", .role = Role::Shown, .bias_rate = 1e-3},
-      {.name = "bias 0.01", .role = Role::Cure, .bias_rate = 1e-2},
+      {.name = "bias 0.01", .role = Role::Cure, .bias_rate = kCollapseBiasRate},
       {.name = "bias 0.003 on sigmoids", .role = Role::Shown, .router = Router::Sigmoid, .bias_rate = 3e-3},
       {.name = "expert choice", .role = Role::Cure, .router = Router::ExpertChoice},
       {.name = "capacity 1.25 alone", .role = Role::Shown, .capacity = 1.25},

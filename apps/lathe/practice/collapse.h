@@ -44,8 +44,9 @@ struct CollapseRun {
   std::vector<CollapseSnapshot> history;
 };
 
-inline constexpr int64_t kCollapseExperts = 8, kCollapseClusters = 16, kCollapseSteps = 1500,
+inline constexpr int64_t kCollapseExperts = 8, kCollapseClusters = 16, kCollapseSteps = 1500, kCollapseTokens = 1024,
                          kCollapseTestTokens = 8192;
+inline constexpr double kCollapseBiasRate = 0.01;
 
 /// 16 Gaussian clusters, each with a linear map of its own, whose inputs share a large constant; 8 experts learn the
 /// maps together. Data, weights and noise are functions of `seed`. Meant for one thread.

@@ -18,6 +18,9 @@ struct LoraDefects {
   static LoraDefects all() { return {true, true, true, true}; }
 };
 
+/// The statements of the layer that run under these defects.
+std::string lora_code(const LoraDefects& defects);
+
 /// The exam's LoRA layer, DEFECTIVE ON PURPOSE: y = base(x) + (x A) B with A [in, rank] and B [rank, out]. The mended
 /// layer is nn::LoRALinear; without any defect this one computes the same.
 class ExamLoRA : public torch::nn::Module {
@@ -30,7 +33,9 @@ class ExamLoRA : public torch::nn::Module {
   Tensor A, B;
 
  private:
-  double scaling_;
+  int64_t rank_;
+  double alpha_;
+  LoraDefects defects_;
 };
 
 }  // namespace lathe::app::practice

@@ -95,10 +95,11 @@ void derive_mixtral(Working& working, DerivedExperts& derived) {
   derived.mixtral_total = working.derive("... parameters in total", filled("{} + {}", {derived.mixtral_experts, rest}),
                                          derived.mixtral_experts + rest);
   const Amount met = layers * cost::active_expert_parameters(m);
-  derived.mixtral_active = working.derive(
-      "... active for one token: routers, two experts of eight, and all the rest",
-      filled("{} x (2 x 3 x {} x {} + {} x {}) + {}", {layers, m.width, m.hidden_size, m.width, m.num_experts, rest}),
-      met + rest);
+  derived.mixtral_active =
+      working.derive("... active for one token: routers, two experts of eight, and all the rest",
+                     filled("{} x ({} x 3 x {} x {} + {} x {}) + {}",
+                            {layers, m.top_k, m.width, m.hidden_size, m.width, m.num_experts, rest}),
+                     met + rest);
 }
 
 DerivedExperts derive_experts(Working& working) {
@@ -117,16 +118,19 @@ DerivedExperts derive_experts(Working& working) {
   DerivedExperts derived{};
   derived.total =
       working.derive("The run's layer, D = 32, F = 64, E = 8, k = 2, SwiGLU: parameters in total, experts and router",
-                     filled("E (3 D F) + D E = 8 x 3 x {} x {} + {} x 8", {s.width, s.hidden_size, s.width}),
+                     filled("E (3 D F) + D E = {} x 3 x {} x {} + {} x {}",
+                            {s.num_experts, s.width, s.hidden_size, s.width, s.num_experts}),
                      cost::expert_layer_parameters(s));
   derived.active =
-      working.derive("... active for one token", filled("2 x 3 x {} x {} + {} x 8", {s.width, s.hidden_size, s.width}),
+      working.derive("... active for one token",
+                     filled("{} x 3 x {} x {} + {} x {}", {s.top_k, s.width, s.hidden_size, s.width, s.num_experts}),
                      cost::active_expert_parameters(s));
-  derived.of_one_token = working.derive("... of them in experts", filled("2 x 3 x {} x {}", {s.width, s.hidden_size}),
-                                        cost::active_expert_parameters(s) - s.width * s.num_experts);
+  derived.of_one_token =
+      working.derive("... of them in experts", filled("{} x 3 x {} x {}", {s.top_k, s.width, s.hidden_size}),
+                     cost::active_expert_parameters(s) - s.width * s.num_experts);
   derived.per_token = working.derive(
       "FLOPs of the chosen experts, per token: those of a dense SwiGLU network of hidden width k F",
-      filled("2 x 2 x 3 x {} x {}", {s.width, s.hidden_size}), cost::chosen_experts_flops(s), Unit::Flops);
+      filled("2 x {} x 3 x {} x {}", {s.top_k, s.width, s.hidden_size}), cost::chosen_experts_flops(s), Unit::Flops);
   derived.router =
       working.derive("FLOPs of the router, per token", filled("2 D E = 2 x {} x {}", {s.width, s.num_experts}),
                      cost::router_flops(s), Unit::Flops);
@@ -220,14 +224,18 @@ void measure_flops(Working& working, const DerivedExperts& derived) {
 
 void measure_mixtral(Working& working, const DerivedExperts& derived) {
   const PublishedModel mixtral = mixtral_8x7b();
-  working.claim_equal("Mixtral's experts and routers, as the planner counts them", derived.mixtral_experts,
-                      mixtral.of_kind("experts") + mixtral.of_kind("router"));
   const nn::MoELayer block = models::build_moe_block(*mixtral.arch.moe);
-  working.claim_equal("... and as Lathe builds them: 32 blocks, skeletons without storage", derived.mixtral_experts,
-                      static_cast<Amount>(mixtral.arch.num_hidden_layers) * counted_parameters(*block));
+  const auto layers = static_cast<Amount>(mixtral.arch.num_hidden_layers);
+  working.claim_equal("Mixtral's experts and routers as Lathe builds them: 32 blocks, skeletons without storage",
+                      derived.mixtral_experts, layers * counted_parameters(*block));
   working.claim_equal("Mixtral in total, over the names and shapes of its checkpoint's tensors", derived.mixtral_total,
                       mixtral.count.total);
-  working.claim_equal("... and active for one token", derived.mixtral_active, mixtral.count.active);
+  const auto experts = static_cast<Amount>(mixtral.arch.moe->num_experts),
+             met = static_cast<Amount>(mixtral.arch.moe->top_k);
+  working.claim_equal("... without the six of eight experts in each block that a token does not meet, as built",
+                      derived.mixtral_active,
+                      mixtral.count.total - layers * (1 - met / experts) * counted_parameters(*block->experts));
+  working.claim_equal("... active for one token as the planner has it", derived.mixtral_active, mixtral.count.active);
 }
 
 Answer answer_experts(const Settings& settings) {

@@ -48,7 +48,7 @@ Amount count_parameters(const std::vector<const torch::nn::Module*>& modules, bo
 }
 
 struct DerivedCounts {
-  Amount base, lora, share, projection, added, attention;
+  Amount base, lora, share, projection, added, added_share, attention;
 };
 
 DerivedCounts derive_counts(Working& working) {
@@ -69,8 +69,9 @@ DerivedCounts derive_counts(Working& working) {
   derived.added = working.derive("FLOPs that its adapter adds to the forward pass, per token: x A' and that times B'",
                                  filled("2 r (in + out) = 2 x {} x ({} + {})", {r, h, h}),
                                  cost::lora_forward_flops(h, h, r), Unit::Flops);
-  working.derive("... as a share of that projection", filled("{} / {}", {derived.added, derived.projection}),
-                 derived.added / derived.projection, Unit::Share);
+  derived.added_share =
+      working.derive("... as a share of that projection", filled("{} / {}", {derived.added, derived.projection}),
+                     derived.added / derived.projection, Unit::Share);
   working.say(
       "Merged, W + scaling B A takes the place of W: the same shape, the same FLOPs, no increase at all. So a merged "
       "model serves at the old cost, and an unmerged one can change its adapter per request.");
@@ -85,18 +86,25 @@ void measure_counts(Working& working, const DerivedCounts& derived) {
   const at::NoGradGuard no_grad;
   Attention block;
   const Tensor x = drawn({kLoraTokens, kHiddenSize}, "4a.x");
-  working.claim_equal(
-      "Parameters of the four modules", derived.base,
-      count_parameters({block.query.get(), block.key.get(), block.value.get(), block.output.get()}, false));
-  working.claim_equal("Operations of one projection, 64 tokens", kLoraTokens * derived.projection,
-                      static_cast<Amount>(counted_flops([&] { block.query->forward(x); })), Unit::Flops);
+  const Amount base =
+      count_parameters({block.query.get(), block.key.get(), block.value.get(), block.output.get()}, false);
+  working.claim_equal("Parameters of the four modules", derived.base, base);
+  const auto projection = static_cast<Amount>(counted_flops([&] { block.query->forward(x); }));
+  working.claim_equal("Operations of one projection, 64 tokens", kLoraTokens * derived.projection, projection,
+                      Unit::Flops);
   const auto flops = [&] { return static_cast<Amount>(counted_flops([&] { block.forward(x); })); };
-  working.claim_equal("Operations without adapters", derived.attention, flops(), Unit::Flops);
+  const Amount without = flops();
+  working.claim_equal("Operations without adapters", derived.attention, without, Unit::Flops);
   block.adapt();
-  working.claim_equal("Trainable parameters of the two adapted modules", derived.lora,
-                      count_parameters({block.lora_query.get(), block.lora_value.get()}, true));
+  const Amount trainable = count_parameters({block.lora_query.get(), block.lora_value.get()}, true),
+               added = flops() - without;
+  working.claim_equal("Trainable parameters of the two adapted modules", derived.lora, trainable);
+  working.claim_equal("... as a share of those counted in the projections", derived.share, trainable / base,
+                      Unit::Share);
   working.claim_equal("Operations that the adapters add, 64 tokens, 2 projections", 2 * kLoraTokens * derived.added,
-                      flops() - derived.attention, Unit::Flops);
+                      added, Unit::Flops);
+  working.claim_equal("... as a share of those counted in the two projections", derived.added_share,
+                      added / (2 * projection), Unit::Share);
   const Tensor unmerged = block.forward(x);
   const double apart_seconds = seconds_of([&] { block.forward(x); });
   block.lora_query->merge();

@@ -1,6 +1,7 @@
 // Question 4b: a LoRA layer with four defects.
 #include "practice/lora_defects.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -19,159 +20,223 @@ constexpr const char* kExamLayer =
     "        self.B = nn.Parameter(0.02 * torch.randn(rank, out_features))   # (1) not zero\n"
     "    def forward(self, x):\n"
     "        return self.base_layer(x) + (x @ self.A) @ self.B               # (2) without alpha / rank\n";
-constexpr const char* kMendedLayer =
-    "        for p in base_layer.parameters(): p.requires_grad = False       # (3)\n"
-    "        self.A = nn.Parameter(torch.empty(in_features, rank))\n"
-    "        nn.init.uniform_(self.A, -in_features ** -0.5, in_features ** -0.5)   # (4) kaiming_uniform, a = sqrt(5)\n"
-    "        self.B = nn.Parameter(torch.zeros(rank, out_features))          # (1)\n"
-    "        self.scaling = alpha / rank                                     # (2)\n"
-    "        return self.base_layer(x) + (x @ self.A) @ self.B * self.scaling\n";
-
 struct NamedCase {
-  const char* name;
+  const char *id, *name;  // as --variant takes it, and in words
   LoraCase which;
 };
 
 const std::vector<NamedCase>& lora_cases() {
   static const std::vector<NamedCase> kCases = {
-      {"the library's LoRALinear", {.library = true}},
-      {"(1) B drawn", {.defects = {.random_b = true}}},
-      {"(2) not scaled", {.defects = {.unscaled = true}}},
-      {"(3) base not frozen", {.defects = {.trains_base = true}}},
-      {"(4) A's scale constant", {.defects = {.constant_scale = true}}},
-      {"the exam's layer, all four", {.defects = LoraDefects::all()}},
+      {"", "the library's LoRALinear", {.library = true}},
+      {"b-drawn", "(1) B drawn", {.defects = {.random_b = true}}},
+      {"unscaled", "(2) not scaled", {.defects = {.unscaled = true}}},
+      {"unfrozen", "(3) base not frozen", {.defects = {.trains_base = true}}},
+      {"constant-scale", "(4) A's scale constant", {.defects = {.constant_scale = true}}},
+      {"all", "the exam's layer, all four", {.defects = LoraDefects::all()}},
   };
   return kCases;
 }
 
+constexpr int64_t kRank = 4, kHighRank = 64, kWidth = 256, kNarrow = 64, kWide = 4096;
+constexpr double kAlpha = 1, kHighAlpha = 16;
+
 // With another rank, alpha or width, and B zero at the start so that only the step shows.
-double change_with(LoraCase which, int64_t rank, double alpha, int64_t width) {
+LoraCase changed(LoraCase which, int64_t rank, double alpha, int64_t width) {
   which.defects.random_b = false;
   which.rank = rank;
   which.alpha = alpha;
   which.width = width;
-  return first_step_change(which);
+  return which;
 }
 
+// By a layer's modules, or by the formulas.
 struct LoraSymptoms {
-  double shift, of_rank, of_alpha, of_width;
-  int64_t trainable;
-  LoraTraining training;
+  double shift;
+  double usual, high_rank, high_alpha, narrow, wide;  // how far the first step moves the output
+  double loss;                                        // of step kJudgedStep, over the first
+
+  double of_rank() const { return high_rank / usual; }
+  double of_alpha() const { return high_alpha / usual; }
+  double of_width() const { return wide / narrow; }
 };
 
-LoraSymptoms symptoms_of(const LoraCase& which) {
-  const double usual = change_with(which, 4, 1, 256);
-  return {.shift = shift_at_start(which),
-          .of_rank = change_with(which, 64, 1, 256) / usual,
-          .of_alpha = change_with(which, 4, 16, 256) / usual,
-          .of_width = change_with(which, 4, 1, 4096) / change_with(which, 4, 1, 64),
-          .trainable = trainable_parameters(which),
-          .training = train_lora(which)};
+LoraSymptoms symptoms_of(const LoraCase& which, double (*shift)(const LoraCase&), double (*step)(const LoraCase&),
+                         const std::vector<double>& losses) {
+  const auto change = [&](int64_t rank, double alpha, int64_t width) {
+    return step(changed(which, rank, alpha, width));
+  };
+  return {.shift = shift(which),
+          .usual = change(kRank, kAlpha, kWidth),
+          .high_rank = change(kHighRank, kAlpha, kWidth),
+          .high_alpha = change(kRank, kHighAlpha, kWidth),
+          .narrow = change(kRank, kAlpha, kNarrow),
+          .wide = change(kRank, kAlpha, kWide),
+          .loss = losses[kJudgedStep] / losses.front()};
 }
 
-struct DerivedSymptoms {
-  Amount shift, shift_alone, rank, rank_scaled, alpha, width, width_scaled, adapter, all;
-  Amount shift_scatter, rank_scatter, width_scatter;  // two deviations of what is drawn, as shares
+struct CaseRun {
+  const NamedCase& item;
+  LoraTraining training;
+  std::vector<double> expected_losses;
+  LoraSymptoms found, expected;
+
+  explicit CaseRun(const NamedCase& item_)
+      : item(item_),
+        training(train_lora(item.which)),
+        expected_losses(reference_losses(item.which)),
+        found(symptoms_of(item.which, shift_at_start, first_step_change, training.losses)),
+        expected(symptoms_of(item.which, reference_shift, reference_step_change, expected_losses)) {}
+
+  double last_loss() const { return training.losses.back() / training.losses.front(); }
 };
 
-DerivedSymptoms derive_symptoms(Working& working) {
-  const Amount in = 256, out = kLoraOutputs, rank = 4;
+// The last that rounding does not reach: later the loss lies where Adam's steps wander about.
+const std::string kJudgedLoss = "loss of step " + std::to_string(kJudgedStep) + " over the first";
+
+// Outputs near 1 are rounded to 24 bits before and after, in two sums each.
+constexpr double kOutputRounding = 4 * 0x1p-24;
+double resolved_step(double step) { return kOutputRounding * std::sqrt(static_cast<double>(kLoraOutputs)) / step; }
+
+// What the symptoms are over all draws, and two deviations of what the run's draws scatter, as shares.
+struct Averages {
+  Amount shift, shift_scatter, rank, rank_scatter, width, width_scatter;
+};
+
+Averages explain(Working& working) {
+  const auto in = static_cast<Amount>(kWidth), rank = static_cast<Amount>(kRank), high = static_cast<Amount>(kHighRank),
+             narrow = static_cast<Amount>(kNarrow), wide = static_cast<Amount>(kWide);
+  const Amount out = kLoraOutputs, shift_samples = kShiftSamples, draws = kShiftDraws, terms = kStepSamples * rank,
+               magnitude = std::acos(0) - 1;  // of |N(0, 1)|: variance over squared mean, pi/2 - 1
+  Averages averages{};
   working.say(
       "(1) B must start at zero. Drawn, it adds (x A) B to the pretrained layer's output before the first step: the "
       "model that is fine-tuned is no longer the one that was trained.");
-  DerivedSymptoms derived{};
-  derived.shift = working.derive(
-      "The disturbance at step 0, for x of unit variance, in 256 features, rank 4, over the output of W with variance "
-      "1 / in",
+  averages.shift = working.derive(
+      "The disturbance at step 0 on average, for x of unit variance, in 256 features, rank 4, over the output of W "
+      "with variance 1 / in",
       filled("0.02^2 sqrt(in r) = 0.02^2 x sqrt({} x {})", {in, rank}), 0.02 * 0.02 * std::sqrt(in * rank));
-  derived.shift_alone = working.derive(
-      "... with that defect alone: A is U(-1/sqrt(in), 1/sqrt(in)), so each x A has variance 1/3, and alpha / rank = "
-      "1/4",
-      filled("0.02 sqrt(r / 3) / r = 0.02 x sqrt({} / 3) / {}", {rank, rank}), 0.02 * std::sqrt(rank / 3) / rank);
-  derived.shift_scatter =
-      2 * working.derive(
-              "What is drawn scatters it by (one deviation), over 16 draws of the 4 x 64 elements of B, the 256 x 4 of "
-              "A and the 128 x 4 of x A",
-              "sqrt((1 / (2 x 256) + 1 / (2 x 1024) + 1 / (2 x 512)) / 16)",
-              std::sqrt((1 / (rank * out) + 1 / (in * rank) + 1 / (kShiftSamples * rank)) / 2 / kShiftDraws),
-              Unit::Share);
+  averages.shift_scatter =
+      2 * working.derive("... which scatters with the draws of B, A and x A by (one deviation)",
+                         filled("sqrt((1 / (2 x {}) + 1 / (2 x {}) + 1 / (2 x {})) / {})",
+                                {rank * out, in * rank, shift_samples * rank, draws}),
+                         std::sqrt((1 / (rank * out) + 1 / (in * rank) + 1 / (shift_samples * rank)) / 2 / draws),
+                         Unit::Share);
   working.say(
       "(2) The product must be scaled by alpha / rank. Adam moves every element of B by about the learning rate, "
-      "whatever the gradient's size, so a step moves the output by a sum over `rank` terms: with alpha / rank in "
-      "front, the sum does not grow with the rank, and a learning rate that was found at one rank holds at another. "
-      "Without it alpha does nothing at all.");
-  derived.rank = working.derive("The first step at rank 64 over that at rank 4: unscaled", "64 / 4", 64.0 / 4);
-  derived.rank_scaled = working.derive("... scaled", "64 / 4 x 4 / 64", 64.0 / 4 * 4 / 64);
-  derived.alpha = working.derive("The first step at alpha 16 over that at alpha 1: scaled", "16 / 1", 16);
-  const Amount terms = kStepSamples * rank,
-               magnitude = std::acos(0) - 1;  // of |N(0, 1)|: variance over squared mean, pi/2 - 1
-  derived.rank_scatter =
-      2 *
-      working.derive(
-          "A step of Adam moves an output by a sum of |x A| over the rank; over 48 samples the ratio scatters by (one "
-          "deviation)",
-          "sqrt((pi / 2 - 1) (1 / (48 x 4) + 1 / (48 x 64)))", std::sqrt(magnitude * (1 / terms + 1 / (terms * 16))),
-          Unit::Share);
+      "whatever the gradient's size, so a step moves each output by lr scaling sum_r |x A'|_r, a sum over `rank` "
+      "terms: "
+      "with alpha / rank in front it does not grow with the rank, and a learning rate that was found at one rank holds "
+      "at another. Without it alpha does nothing at all.");
+  averages.rank = working.derive("The first step at rank 64 over that at rank 4 on average: unscaled",
+                                 filled("{} / {}", {high, rank}), high / rank);
+  averages.rank_scatter =
+      2 * working.derive(
+              "... which scatters by (one deviation)",
+              filled("sqrt((pi / 2 - 1) (1 / ({} x {}) + 1 / ({} x {})))", {kStepSamples, rank, kStepSamples, high}),
+              std::sqrt(magnitude * (1 / terms + 1 / (kStepSamples * high))), Unit::Share);
   working.say(
       "(3) The base layer must be frozen. Otherwise its weights train as well: the memory for gradients and optimizer "
       "state that LoRA is there to save is spent, and saving the adapter alone loses what the base has learned.");
-  derived.adapter = working.derive("Trainable parameters, 256 to 64 features, rank 4, frozen",
-                                   filled("{} x ({} + {})", {rank, in, out}), cost::lora_parameters(in, out, rank));
-  derived.all = working.derive("... not frozen", filled("{} x ({} + {}) + {} x {}", {rank, in, out, in, out}),
-                               cost::lora_parameters(in, out, rank) + in * out);
   working.say(
       "(4) A's scale must follow the fan-in, as kaiming-uniform's does (here U(-1/sqrt(in), 1/sqrt(in))): then x A has "
       "the same size at every width. With a constant 0.02 it grows with the square root of the width, and so do the "
       "first updates.");
-  derived.width = working.derive("The first step at width 4096 over that at width 64: constant scale",
-                                 "sqrt(4096 / 64)", std::sqrt(4096.0 / 64));
-  derived.width_scaled = working.derive("... scale by the fan-in", "sqrt(4096 / 64) x sqrt(64 / 4096)", 1);
-  derived.width_scatter = 2 * working.derive("... which scatters by (one deviation)", "sqrt((pi / 2 - 1) 2 / (48 x 4))",
-                                             std::sqrt(magnitude * 2 / terms), Unit::Share);
-  return derived;
+  averages.width = working.derive("The first step at width 4096 over that at width 64 on average: constant scale",
+                                  filled("sqrt({} / {})", {wide, narrow}), std::sqrt(wide / narrow));
+  averages.width_scatter = 2 * working.derive("... which scatters by (one deviation)",
+                                              filled("sqrt((pi / 2 - 1) 2 / ({} x {}))", {kStepSamples, rank}),
+                                              std::sqrt(magnitude * 2 / terms), Unit::Share);
+  working.say(
+      "Each layer's own numbers are expected where these formulas and Adam's put them for the very draws of the run: "
+      "in "
+      "float64, without autograd, module or optimizer.");
+  return averages;
 }
 
-// Outputs near 1 that are rounded to 24 bits before and after a step of 0.0005, at two alphas.
-constexpr double kResolved = 4 * 0x1p-24 / 5e-4;
+std::string moved_text(bool moved) { return moved ? "moved" : "not moved"; }
 
-void claim_symptoms(Working& working, const DerivedSymptoms& derived, const std::vector<LoraSymptoms>& found) {
-  enum Place { Library, DrawnB, Unscaled, Unfrozen, Constant, All };
-  working.claim_close("All four: the output is disturbed at step 0 by this share", derived.shift, found[All].shift,
-                      derived.shift_scatter);
-  working.claim_close("(1) alone disturbs it by this share", derived.shift_alone, found[DrawnB].shift,
-                      derived.shift_scatter);
-  working.claim("LoRALinear does not, to the bit", "0", short_number(found[Library].shift), found[Library].shift == 0);
-  working.claim_close("(2) A step at rank 64 moves the output so many times as far as at rank 4", derived.rank,
-                      found[Unscaled].of_rank, derived.rank_scatter);
-  working.claim_close("LoRALinear's moves it as far at both ranks", derived.rank_scaled, found[Library].of_rank,
-                      derived.rank_scatter);
-  working.claim("(2) alpha = 16 changes no bit against alpha = 1", "1", short_number(found[Unscaled].of_alpha),
-                found[Unscaled].of_alpha == 1);
-  working.claim_close("LoRALinear's step is so many times as far", derived.alpha, found[Library].of_alpha, kResolved);
-  working.claim_equal("(3) Parameters that train", derived.all, static_cast<Amount>(found[Unfrozen].trainable));
-  working.claim_equal("LoRALinear: parameters that train", derived.adapter,
-                      static_cast<Amount>(found[Library].trainable));
-  working.claim("(3) The base weights have moved after training; LoRALinear's have not, to the bit", "moved; not moved",
-                std::string(found[Unfrozen].training.base_moved ? "moved" : "not moved") +
-                    (found[Library].training.base_moved ? "; moved" : "; not moved"),
-                found[Unfrozen].training.base_moved && !found[Library].training.base_moved);
-  working.claim_close("(4) A step at width 4096 moves the output so many times as far as at width 64", derived.width,
-                      found[Constant].of_width, derived.width_scatter);
-  working.claim_close("LoRALinear's moves it as far at both widths", derived.width_scaled, found[Library].of_width,
-                      derived.width_scatter);
+Amount derived_trainable(Working& working, const NamedCase& item) {
+  const auto in = static_cast<Amount>(kWidth), out = static_cast<Amount>(kLoraOutputs),
+             rank = static_cast<Amount>(kRank);
+  const std::string text = std::string(item.name) + ": parameters that train, 256 to 64 features, rank 4";
+  const Amount adapter = cost::lora_parameters(in, out, rank);
+  if (!item.which.defects.trains_base) return working.derive(text, filled("{} x ({} + {})", {rank, in, out}), adapter);
+  return working.derive(text, filled("{} x ({} + {}) + {} x {}", {rank, in, out, in, out}), adapter + in * out);
+}
+
+// A ratio of steps, for the draws of the run.
+void claim_ratio(Working& working, const std::string& text, std::pair<double, double> expected, double found) {
+  working.claim_close(text,
+                      working.derive(text, filled("mean |dy| / mean |dy| = {} / {}", {expected.first, expected.second}),
+                                     expected.first / expected.second),
+                      found, resolved_step(std::min(expected.first, expected.second)));
+}
+
+// The symptoms of a layer's defects; of the library's layer that it has none.
+void claim_symptoms(Working& working, const CaseRun& run, const Averages& averages) {
+  const LoraDefects& defects = run.item.which.defects;
+  const LoraSymptoms &found = run.found, &expected = run.expected;
+  const bool library = run.item.which.library, alone = !defects.trains_base;  // the base's own steps hide others
+  const std::string name = std::string(run.item.name) + ": ";
+  const auto claim = [&](const std::string& what, const char* formula, double derived, double measured,
+                         double tolerance) {
+    working.claim_close(name + what, working.derive(name + what, formula, derived), measured, tolerance);
+  };
+  if (library)
+    working.claim(name + "the output at step 0 is the base's, to the bit", "0", short_number(found.shift),
+                  found.shift == 0);
+  if (defects.random_b)
+    claim("the output at step 0 is off by this share", "|scaling (x A) B| / |x W|", expected.shift, found.shift,
+          kOutputRounding / expected.shift);
+  if (defects.random_b && defects.unscaled && defects.constant_scale)
+    working.claim_close("... and on average", averages.shift, found.shift, averages.shift_scatter);
+  if ((defects.unscaled && alone) || library)
+    claim_ratio(working, name + "a step at rank 64 moves the output so many times as far as at rank 4",
+                {expected.high_rank, expected.usual}, found.of_rank());
+  if (defects.unscaled && alone)
+    working.claim_close("... and on average", averages.rank, found.of_rank(), averages.rank_scatter);
+  if (library)
+    claim_ratio(working, name + "a step at alpha 16 so many times as far as at alpha 1",
+                {expected.high_alpha, expected.usual}, found.of_alpha());
+  if ((defects.constant_scale && alone) || library)
+    claim_ratio(working, name + "a step at width 4096 so many times as far as at width 64",
+                {expected.wide, expected.narrow}, found.of_width());
+  if (defects.constant_scale && alone)
+    working.claim_close("... and on average", averages.width, found.of_width(), averages.width_scatter);
+  if (defects.trains_base || library) {
+    working.claim_equal(name + "parameters that train", derived_trainable(working, run.item),
+                        static_cast<Amount>(trainable_parameters(run.item.which)));
+    working.claim(name + "the bits of the base after training", moved_text(defects.trains_base),
+                  moved_text(run.training.base_moved), run.training.base_moved == defects.trains_base);
+  }
+  claim(kJudgedLoss, "Adam by its formulas", expected.loss, found.loss,
+        training_rounding(kJudgedStep, run.expected_losses.back()));
+}
+
+std::string symptom_text(const CaseRun& run) {
+  const LoraDefects& defects = run.item.which.defects;
+  std::string text = "Symptom:";
+  if (defects.random_b) text += " the output at step 0 is off by " + short_number(run.found.shift) + " of itself;";
+  if (defects.unscaled && !defects.trains_base)
+    text += " a step at rank 64 moves the output " + short_number(run.found.of_rank()) + " times as far as at rank 4;";
+  if (defects.trains_base) text += " the base has " + moved_text(run.training.base_moved) + " after training;";
+  if (defects.constant_scale && !defects.trains_base)
+    text += " a step at width 4096 moves the output " + short_number(run.found.of_width()) +
+            " times as far as at width 64;";
+  return text + " 200 steps leave " + short_number(run.last_loss()) + " of the loss.";
 }
 
 // The exam's layer without a defect is the library's, given the same A and B.
 void claim_mended(Working& working) {
   const LoraCase mended{};
-  torch::nn::Linear base(torch::nn::LinearOptions(256, kLoraOutputs).bias(false));
+  torch::nn::Linear base(torch::nn::LinearOptions(kWidth, kLoraOutputs).bias(false));
   ExamLoRA exam(base, mended.rank, mended.alpha, {}, "4b.0");
   exam.B.set_data(drawn(exam.B.sizes(), "4b.trained"));
   nn::LoRALinear library(base, nn::LoRALinearOptions(mended.rank, mended.alpha));
   library->lora_A->weight.set_data(exam.A.detach().t().contiguous());
   library->lora_B->weight.set_data(exam.B.detach().t().contiguous());
-  const Tensor x = drawn({16, 256}, "4b.x");
-  const double difference = relative_difference(library->forward(x), exam.forward(x)), limit = 256 * 0x1p-24;
+  const Tensor x = drawn({16, kWidth}, "4b.x");
+  const double difference = relative_difference(library->forward(x), exam.forward(x)), limit = kWidth * 0x1p-24;
   working.claim("With the four mended, the exam's layer computes what LoRALinear does",
                 "at most " + short_number(limit) + " apart", short_number(difference), difference <= limit);
 }
@@ -183,17 +248,22 @@ report::Series loss_series(const std::vector<double>& losses) {
   return series;
 }
 
-void draw_trainings(Working& working, const std::vector<LoraSymptoms>& found) {
+void draw_trainings(Working& working, const std::vector<CaseRun>& runs) {
   report::Chart defects{.id = "loss",
                         .title = "Training under each defect",
                         .note = "Rank 4, alpha 1, Adam.",
                         .y_label = "loss",
                         .from_zero = true};
-  for (size_t i = 0; i < found.size(); ++i) {
-    working.answer.names.emplace_back(lora_cases()[i].name);
-    defects.curves.push_back({.label = "loss", .run = i, .series = loss_series(found[i].training.losses)});
+  for (size_t i = 0; i < runs.size(); ++i) {
+    working.answer.names.emplace_back(runs[i].item.name);
+    defects.curves.push_back({.label = "loss", .run = i, .series = loss_series(runs[i].training.losses)});
   }
-  report::Chart ranks{.id = "ranks",
+  working.answer.charts.push_back(std::move(defects));
+}
+
+// Learning that changes with the rank at equal alpha, and learning that does not.
+void compare_ranks(Working& working) {
+  report::Chart chart{.id = "ranks",
                       .title = "Equal alpha, other ranks",
                       .note = "alpha 1, Adam, the same learning rate.",
                       .y_label = "loss",
@@ -202,12 +272,16 @@ void draw_trainings(Working& working, const std::vector<LoraSymptoms>& found) {
     for (const int64_t rank : {4, 16, 64}) {
       LoraCase which{.library = library, .rank = rank};
       which.defects.unscaled = !library;
-      ranks.curves.push_back(
-          {.label = "loss", .run = working.answer.names.size(), .series = loss_series(train_lora(which).losses)});
-      working.answer.names.push_back((library ? "LoRALinear, rank " : "not scaled, rank ") + std::to_string(rank));
+      const std::string name = (library ? "LoRALinear, rank " : "not scaled, rank ") + std::to_string(rank);
+      const std::vector<double> losses = train_lora(which).losses, expected = reference_losses(which);
+      const std::string text = name + ", alpha 1: " + kJudgedLoss;
+      working.claim_close(text, working.derive(text, "Adam by its formulas", expected.back() / expected.front()),
+                          losses[kJudgedStep] / losses.front(), training_rounding(kJudgedStep, expected.back()));
+      chart.curves.push_back({.label = "loss", .run = working.answer.names.size(), .series = loss_series(losses)});
+      working.answer.names.push_back(name);
     }
   }
-  working.answer.charts = {std::move(defects), std::move(ranks)};
+  working.answer.charts.push_back(std::move(chart));
 }
 
 Answer answer_lora_defects(const Settings& settings) {
@@ -215,24 +289,29 @@ Answer answer_lora_defects(const Settings& settings) {
   working.answer.in_short =
       "B is not zero, so the model changes before training; the product is not scaled by alpha / rank; the base is not "
       "frozen; A's scale does not follow the fan-in.";
-  working.answer.listings = {{"The exam's layer", kExamLayer}, {"Mended", kMendedLayer}};
-  const DerivedSymptoms derived = derive_symptoms(working);
-  std::vector<LoraSymptoms> found;
+  working.answer.listings = {{"The exam's layer", kExamLayer},
+                             {"Mended, as it runs (the library's is nn::LoRALinear)", lora_code({})}};
+  const Averages averages = explain(working);
   Table table{"Each defect and its symptom",
               "Shift: of the output at step 0. Steps: how far the first step of Adam moves the output, as ratios.",
-              {"layer", "shift", "rank 64 / 4", "alpha 16 / 1", "width 4096 / 64", "trainable", "base", "last loss"},
+              {"layer", "shift", "rank 64 / 4", "alpha 16 / 1", "width 4096 / 64", "base", "last loss over first"},
               {}};
+  std::vector<CaseRun> runs;
   for (const NamedCase& item : lora_cases()) {
-    const LoraSymptoms& symptoms = found.emplace_back(symptoms_of(item.which));
-    table.rows.push_back({item.name, short_number(symptoms.shift), short_number(symptoms.of_rank),
-                          short_number(symptoms.of_alpha), short_number(symptoms.of_width),
-                          std::to_string(symptoms.trainable), symptoms.training.base_moved ? "moved" : "not moved",
-                          short_number(symptoms.training.losses.back())});
+    if (!item.which.library && !settings.variant.empty() && settings.variant != item.id) continue;
+    const CaseRun& run = runs.emplace_back(item);
+    claim_symptoms(working, run, averages);
+    if (!item.which.library)
+      working.answer.listings.push_back(
+          {std::string("Wrong: ") + item.name, lora_code(item.which.defects), symptom_text(run)});
+    table.rows.push_back({item.name, short_number(run.found.shift), short_number(run.found.of_rank()),
+                          short_number(run.found.of_alpha()), short_number(run.found.of_width()),
+                          moved_text(run.training.base_moved), short_number(run.last_loss())});
   }
   working.answer.tables.push_back(std::move(table));
-  claim_symptoms(working, derived, found);
   claim_mended(working);
-  draw_trainings(working, found);
+  draw_trainings(working, runs);
+  if (settings.variant.empty()) compare_ranks(working);
   return std::move(working.answer);
 }
 
@@ -240,9 +319,12 @@ Answer answer_lora_defects(const Settings& settings) {
 
 extern const Question kQuestion4b;
 const Question kQuestion4b = {
-    "4b", "A LoRA layer with four defects",
+    "4b",
+    "A LoRA layer with four defects",
     "A LoRA layer wraps a base layer, takes rank = 4 and alpha = 1.0, makes A [in, rank] and B [rank, out], draws both "
     "from N(0, 0.02^2), and returns base(x) + (x A) B. What is wrong with it, and what does each mistake do?",
-    answer_lora_defects};
+    answer_lora_defects,
+    /*has_long_run=*/false,
+    {"b-drawn", "unscaled", "unfrozen", "constant-scale", "all"}};
 
 }  // namespace lathe::app::practice

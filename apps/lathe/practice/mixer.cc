@@ -100,9 +100,7 @@ BlocksMemory measured_memory(const SmallMixer& model, const Tensor& x_BSC, int64
 }
 
 BlocksMemory planned_memory(const cost::MixerSizes& sizes, int64_t batch, int64_t micro_batch,
-                            int64_t layers_per_segment) {
-  recipe::Checkpointing policy;
-  if (layers_per_segment > 0) policy = {recipe::Checkpointing::Kind::Every, layers_per_segment};
+                            const recipe::Checkpointing& policy) {
   const auto samples = static_cast<Amount>(micro_batch);
   cost::Ledger ledger;
   const cost::Value x = ledger.tensor(samples * sizes.sequence_length, sizes.width);
@@ -120,7 +118,31 @@ BlocksMemory planned_memory(const cost::MixerSizes& sizes, int64_t batch, int64_
   }
   memory.peak = ledger.peak_bytes() - given;
   memory.gradients = ledger.live_bytes() - given;
+  memory.peak_gradients = ledger.peak_gradient_bytes();
+  memory.peak_passing = ledger.peak_temporary_bytes();
   return memory;
+}
+
+recipe::Checkpointing planned_policy_of(int64_t layers_per_segment) {
+  if (layers_per_segment == 0) return {};
+  return {recipe::Checkpointing::Kind::Every, layers_per_segment};
+}
+
+Amount derive_peak(Working& working, const std::string& text, const BlocksMemory& planned) {
+  return working.derive(text,
+                        filled("kept + gradients + passing = {} + {} + {} B",
+                               {planned.peak_kept(), planned.peak_gradients, planned.peak_passing}),
+                        planned.peak, Unit::Bytes);
+}
+
+Amount planned_exam_checkpoints(int64_t layers_per_segment) {
+  const auto batch = static_cast<int64_t>(kExamBatch), layers = static_cast<int64_t>(kExamMixer.num_blocks);
+  const Amount kept = planned_memory(kExamMixer, batch, batch, planned_policy_of(layers_per_segment)).kept;
+  const Amount input = kExamBatch * kExamMixer.unit() * cost::kFloatBytes;
+  const Amount statistics =
+      static_cast<Amount>(layers_per_segment) * kExamBatch * 4 * kExamMixer.sequence_length * cost::kFloatBytes;
+  const Amount states = static_cast<Amount>(layers / layers_per_segment - 1) * cost::kGeneratorStateBytes;
+  return kept + input - statistics - states;
 }
 
 Amount left_out_flops(const cost::MixerSizes& sizes) {

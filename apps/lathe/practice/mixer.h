@@ -8,6 +8,7 @@
 #include "lathe/cost/ops.h"
 #include "lathe/nn/mixer.h"
 #include "practice/measure.h"
+#include "practice/working.h"
 
 /// The MLP-Mixer that the exam's questions on scale and memory are about.
 namespace lathe::app::practice {
@@ -48,6 +49,9 @@ struct BlocksMemory {
   Amount kept = 0;       ///< after a micro-batch's forward pass
   Amount peak = 0;       ///< at most
   Amount gradients = 0;  ///< at the end
+  // Of the planned peak:
+  Amount peak_gradients = 0, peak_passing = 0;
+  Amount peak_kept() const { return peak - peak_gradients - peak_passing; }
 };
 /// Boundaries every n layers; 0: nothing is computed again.
 nn::LayerPolicy policy_of(int64_t layers_per_segment);
@@ -56,7 +60,13 @@ BlocksMemory measured_memory(const SmallMixer& model, const Tensor& x_BSC, int64
                              int64_t layers_per_segment = 0);
 /// As the planner follows the same step.
 BlocksMemory planned_memory(const cost::MixerSizes& sizes, int64_t batch, int64_t micro_batch,
-                            int64_t layers_per_segment = 0);
+                            const recipe::Checkpointing& policy = {});
+recipe::Checkpointing planned_policy_of(int64_t layers_per_segment);
+/// The derivation step of that peak, by its parts.
+Amount derive_peak(Working& working, const std::string& text, const BlocksMemory& planned);
+/// What checkpoints at every n layers of the exam's Mixer leave, as the planner counts it, in the terms of the formula
+/// (L / n) A_b + n A_l, A_l = 20 A_b: with the input, without LayerNorm's statistics and the generator's states.
+Amount planned_exam_checkpoints(int64_t layers_per_segment);
 /// What a recomputation of a layer leaves out, of one sample: the last product, 2 S C D_C, where LibTorch makes it,
 /// which keeps what the gradient needs before it multiplies; Lathe's own (oneDNN's) multiply first.
 Amount left_out_flops(const cost::MixerSizes& sizes);

@@ -14,18 +14,28 @@ namespace {
 
 constexpr double kCountedBatch = 2;  // the counts are proportional to the batch
 
-// Forward and backward of a planned step of the whole exam.
-Amount planned_step_flops() {
+struct PlannedFlops {
+  Amount forward, backward, recomputed;
+  Amount total() const { return forward + backward + recomputed; }
+};
+
+// Of the exam's 24 blocks, as the planner follows them.
+PlannedFlops planned_flops(Amount num_samples, bool recompute = false) {
   cost::Ledger ledger;
-  cost::Value x = planned_input(ledger, kExamMixer, kExamBatch);
-  for (int64_t i = 0; i < static_cast<int64_t>(kExamMixer.num_blocks); ++i)
-    x = cost::mixer_block(ledger, x, planned_block(kExamMixer, "blocks." + std::to_string(i) + "."), kExamBatch);
+  cost::Value x = planned_input(ledger, kExamMixer, num_samples);
+  for (int64_t i = 0; i < static_cast<int64_t>(kExamMixer.num_blocks); ++i) {
+    const auto block = [&ledger, num_samples, i](const cost::Value& in) {
+      return cost::mixer_block(ledger, in, planned_block(kExamMixer, "blocks." + std::to_string(i) + "."), num_samples);
+    };
+    x = recompute ? ledger.checkpoint(x, block) : block(x);
+  }
   ledger.backward(x, ledger.allocate(x.buffer->bytes()));
-  return ledger.flops(cost::Pass::Forward, cost::Part::Linear) + ledger.flops(cost::Pass::Backward, cost::Part::Linear);
+  const auto spent = [&](cost::Pass pass) { return ledger.flops(pass, cost::Part::Linear); };
+  return {spent(cost::Pass::Forward), spent(cost::Pass::Backward), spent(cost::Pass::Recompute)};
 }
 
 struct DerivedFlops {
-  Amount tokens, channels, layer, sample, forward, step;
+  Amount tokens, channels, layer, sample, forward, backward, step, full;
   Amount again;  // with recomputation, of one sample in one layer
 };
 
@@ -51,13 +61,13 @@ DerivedFlops derive_flops(Working& working) {
                                 sample, Unit::Flops);
   flops.forward =
       working.derive("Forward pass of the batch", filled("{} x {}", {kExamBatch, sample}), forward, Unit::Flops);
-  working.derive(
+  flops.backward = working.derive(
       "Backward pass: each product y = W x has two, W'g for the gradient of its input and g x' for that of its weight, "
       "each as large as the product itself",
       filled("2 x {}", {forward}), 2 * forward, Unit::Flops);
   flops.step = working.derive("Forward and backward together", filled("3 x {}", {forward}), 3 * forward, Unit::Flops);
-  working.derive("With full recomputation (activation checkpointing) one more forward pass",
-                 filled("4 x {}", {forward}), 4 * forward, Unit::Flops);
+  flops.full = working.derive("With full recomputation (activation checkpointing) one more forward pass",
+                              filled("4 x {}", {forward}), 4 * forward, Unit::Flops);
   flops.again = working.derive(
       "... of one sample in one layer. Lathe's recomputation stops once it has what the gradients need; before the "
       "last product where LibTorch makes it (not where oneDNN does)",
@@ -72,28 +82,30 @@ Table neglected_work() {
   Table table{"What the count leaves out, forward",
               "Biases and residuals at 1 FLOP per element; what an element of GELU or LayerNorm costs is a convention, "
               "so three are shown.",
-              {"GELU", "LayerNorm", "FLOPs of a layer and sample", "share", "forward pass with it"},
+              {"GELU", "LayerNorm", "FLOPs of a layer and sample", "forward pass with it"},
               {}};
   const Amount layer = cost::mixer_block_flops(kExamMixer);
   for (const cost::ElementwiseConvention convention : kConventions) {
     const Amount extra = cost::elementwise_flops(kExamMixer, convention);
-    char share[32];
-    std::snprintf(share, sizeof(share), "+%.2f %%", 100 * extra / layer);
-    table.rows.push_back({amount_text(convention.gelu), amount_text(convention.layer_norm), amount_text(extra), share,
+    table.rows.push_back({amount_text(convention.gelu), amount_text(convention.layer_norm), amount_text(extra),
                           amount_text(kExamBatch * kExamMixer.num_blocks * (layer + extra), Unit::Flops)});
   }
   return table;
 }
 
-// The rule's result over the right one.
-Amount derive_rule_of_thumb(Working& working, Amount step) {
+struct RuleOfThumb {
+  Amount flops, over_right;
+};
+
+RuleOfThumb derive_rule_of_thumb(Working& working, Amount step) {
   const Amount weights = kExamMixer.num_blocks * cost::mixer_block_weights(kExamMixer);
   const Amount tokens = kExamBatch * kExamMixer.sequence_length;
   const Amount rule = working.derive(
       "The Transformer's rule, 6 x parameters x tokens, does not hold: a weight of channel mixing acts on each of the "
       "s patches, but a weight of token mixing on each of the c channels",
       filled("6 x {} x {}", {weights, tokens}), 6 * weights * tokens, Unit::Flops);
-  return working.derive("... it says so many times the right number", filled("{} / {}", {rule, step}), rule / step);
+  return {rule,
+          working.derive("... it says so many times the right number", filled("{} / {}", {rule, step}), rule / step)};
 }
 
 // Everything but the products, each operation for itself: the elements that it makes, at their convention's price.
@@ -130,7 +142,19 @@ CountedBlock count_block(const std::function<Tensor(const Tensor&)>& block, cons
   return counted;
 }
 
-void measure_flops(Working& working, const DerivedFlops& derived, Amount rule) {
+// Of 24 blocks and 1024 samples.
+void claim_exam(Working& working, const DerivedFlops& derived) {
+  const PlannedFlops sample = planned_flops(1), batch = planned_flops(kExamBatch),
+                     again = planned_flops(kExamBatch, /*recompute=*/true);
+  working.claim_equal("The exam's 24 blocks as the planner follows them, operator by operator: one sample, forward",
+                      derived.sample, sample.forward, Unit::Flops);
+  working.claim_equal("... the batch of 1024, forward", derived.forward, batch.forward, Unit::Flops);
+  working.claim_equal("... backward", derived.backward, batch.backward, Unit::Flops);
+  working.claim_equal("... together", derived.step, batch.total(), Unit::Flops);
+  working.claim_equal("... with every block computed again", derived.full, again.total(), Unit::Flops);
+}
+
+void measure_flops(Working& working, const DerivedFlops& derived, const RuleOfThumb& rule) {
   nn::MixerBlock block = make_block(kExamMixer, "1a");
   const Tensor x = drawn({static_cast<int64_t>(kCountedBatch), 128, 1024}, "1a.x").requires_grad_();
   const auto lathe = [&](const Tensor& in) { return block->forward(in); };
@@ -151,8 +175,7 @@ void measure_flops(Working& working, const DerivedFlops& derived, Amount rule) {
                       Unit::Flops);
   working.claim_equal("The paper's formula by LibTorch's operators, forward and backward",
                       3 * kCountedBatch * derived.layer, plain.forward + plain.backward, Unit::Flops);
-  working.claim_equal("The planner follows 24 blocks and 1024 samples operator by operator to the same number",
-                      derived.step, planned_step_flops(), Unit::Flops);
+  claim_exam(working, derived);
   const Tensor grad = drawn(x.sizes(), "1a.gradient");
   const Amount recomputed = static_cast<Amount>(counted_flops([&] {
     nn::checkpoint([&](const std::vector<Tensor>& in) { return block->forward(in[0]); }, {x}).backward(grad);
@@ -162,7 +185,10 @@ void measure_flops(Working& working, const DerivedFlops& derived, Amount rule) {
   Amount weights = 0;
   for (const Tensor& parameter : block->parameters())
     weights += parameter.dim() == 2 ? static_cast<Amount>(parameter.numel()) : 0;
-  working.claim_close("6 x the block's weights x tokens, over the operations counted", rule,
+  const Amount layers = kExamMixer.num_blocks, tokens = kExamBatch * kExamMixer.sequence_length;
+  working.claim_equal("6 x the weights of 24 blocks, counted in one, x tokens", rule.flops,
+                      6 * layers * weights * tokens, Unit::Flops);
+  working.claim_close("6 x the block's weights x tokens, over the operations counted", rule.over_right,
                       6 * weights * kCountedBatch * kExamMixer.sequence_length / (own.forward + own.backward), 1e-12);
   for (const cost::ElementwiseConvention convention : kConventions) {
     const Amount left_out = working.derive(
@@ -170,9 +196,14 @@ void measure_flops(Working& working, const DerivedFlops& derived, Amount rule) {
                {convention.gelu, convention.layer_norm}),
         filled("10 u + 2 u + {} x 8 u + {} x 2 u, u = {}", {convention.gelu, convention.layer_norm, kExamMixer.unit()}),
         cost::elementwise_flops(kExamMixer, convention), Unit::Flops);
+    const Amount counted = counted_elementwise(*block, x, convention);
     working.claim_equal(
         filled("... by the elements that each operation makes, 2 samples, GELU at {}", {convention.gelu}),
-        kCountedBatch * left_out, counted_elementwise(*block, x, convention), Unit::Flops);
+        kCountedBatch * left_out, counted, Unit::Flops);
+    const Amount share = working.derive(
+        "... as a share of the products", filled("{} / {}", {left_out, derived.layer}),
+        cost::elementwise_flops(kExamMixer, convention) / cost::mixer_block_flops(kExamMixer), Unit::Share);
+    working.claim_close("... as a share of the operations counted", share, counted / own.forward, 1e-12, Unit::Share);
   }
   const auto row = [](const char* name, Amount flops, double seconds) {
     return std::vector<std::string>{name, short_number(1000 * seconds) + " ms",
@@ -190,7 +221,7 @@ void measure_flops(Working& working, const DerivedFlops& derived, Amount rule) {
 Answer answer_mixer_flops(const Settings& settings) {
   Working working(settings);
   const DerivedFlops derived = derive_flops(working);
-  const Amount rule = derive_rule_of_thumb(working, derived.step);
+  const RuleOfThumb rule = derive_rule_of_thumb(working, derived.step);
   working.answer.in_short =
       "3 x 24 x 1024 x 4 s c (d_s + d_c) = " + amount_text(derived.step, Unit::Flops) + ", a third of it forward.";
   working.answer.tables.push_back(neglected_work());

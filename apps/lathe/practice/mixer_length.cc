@@ -51,37 +51,56 @@ Measured measure_block(double length, double tokens_hidden) {
 }
 
 // Scores and weighted values alone, or with the four projections.
-Measured measure_attention(double length, bool projections) {
-  const auto s = static_cast<int64_t>(length), c = static_cast<int64_t>(kLengthWidth);
-  const Tensor x = drawn({s, c}, "1c.rows"), out = drawn({c, c}, "1c.out") / std::sqrt(kLengthWidth);
-  const Tensor joint = drawn({3 * c, c}, "1c.qkv") / std::sqrt(kLengthWidth), qkv = at::linear(x, joint);
+std::function<void()> attention(double length, double width, bool projections) {
+  const auto s = static_cast<int64_t>(length), c = static_cast<int64_t>(width);
+  const Tensor x = drawn({s, c}, "1c.rows"), out = drawn({c, c}, "1c.out") / std::sqrt(width);
+  const Tensor joint = drawn({3 * c, c}, "1c.qkv") / std::sqrt(width), qkv = at::linear(x, joint);
   const auto rows = std::make_shared<const std::vector<int64_t>>(std::vector<int64_t>{0, s});
-  return measure([&] {
+  return [=] {
     const Tensor y = nn::self_attention(projections ? at::linear(x, joint) : qkv, rows, {.num_heads = 4});
     if (projections) at::linear(y, out);
-  });
+  };
 }
 
-Table attention_against_mixer() {
-  Table table{"The exam's width: self-attention against token mixing",
+Measured measure_attention(double length, bool projections) {
+  return measure(attention(length, kLengthWidth, projections));
+}
+
+// The products of token mixing alone: W2 (W1 x) on each channel.
+Amount counted_token_mixing(double length, double width, double hidden) {
+  const auto s = static_cast<int64_t>(length), c = static_cast<int64_t>(width), d = static_cast<int64_t>(hidden);
+  const Tensor x = drawn({c, s}, "1c.channels"), w1 = drawn({d, s}, "1c.w1"), w2 = drawn({s, d}, "1c.w2");
+  return static_cast<Amount>(counted_flops([&] { at::linear(at::linear(x, w1), w2); }));
+}
+
+// At the exam's width.
+void compare_attention(Working& working) {
+  const Amount c = kExamMixer.width, hidden = kExamMixer.tokens_hidden_size;
+  Table table{"The exam's width: self-attention against token mixing, counted",
               "Of one sample in one layer, c = 1024, d_s = 512. Attention has four projections, 8 s c^2, and scores "
               "and weighted values, 4 s^2 c.",
               {"s", "attention", "token mixing", "ratio"},
               {}};
-  for (const double length : {49.0, 128.0, 196.0, 512.0, 1024.0, 4096.0}) {
+  for (const double s : {49.0, 128.0, 196.0, 512.0, 1024.0, 4096.0}) {
     cost::MixerSizes sizes = kExamMixer;
-    sizes.sequence_length = length;
-    const Amount attention =
-        cost::attention_projection_flops(length, sizes.width) + cost::attention_score_flops(length, sizes.width);
-    const Amount mixing = cost::token_mixing_flops(sizes);
+    sizes.sequence_length = s;
+    const Amount expected = working.derive(
+        filled("At the exam's width, attention with its projections over token mixing, s = {}", {s}),
+        filled("(8 s c^2 + 4 s^2 c) / (4 s c d_s) = (2 x {} + {}) / {}", {c, s, hidden}),
+        (cost::attention_projection_flops(s, c) + cost::attention_score_flops(s, c)) / cost::token_mixing_flops(sizes));
+    const auto attending = static_cast<Amount>(counted_flops(attention(s, c, /*projections=*/true)));
+    const Amount mixing = counted_token_mixing(s, c, hidden);
+    working.claim_close(filled("Ratio of the operations counted, c = {}, s = {}", {c, s}), expected, attending / mixing,
+                        1e-12);
     table.rows.push_back(
-        {amount_text(length), amount_text(attention), amount_text(mixing), short_number(attention / mixing)});
+        {amount_text(s), amount_text(attending), amount_text(mixing), short_number(attending / mixing)});
   }
-  return table;
+  working.answer.tables.push_back(std::move(table));
 }
 
 struct DerivedLengths {
   Amount equal, block, attention, quadratic;
+  Amount block_exponent, score_exponent;
 };
 
 DerivedLengths derive_lengths(Working& working) {
@@ -104,6 +123,14 @@ DerivedLengths derive_lengths(Working& working) {
       filled("8 s c^2 + 4 s^2 c = 8 x {} x {}^2 + 4 x {}^2 x {}", {2048, kLengthWidth, 2048, kLengthWidth}),
       cost::attention_projection_flops(2048, kLengthWidth) + cost::attention_score_flops(2048, kLengthWidth),
       Unit::Flops);
+  const auto exponent = [](Amount twice, Amount once) { return std::log2(twice / once); };
+  derived.block_exponent = working.derive(
+      "Exponent of s in a block's cost: of twice the patches over once",
+      "log2(4 (2 s) c (d_s + d_c) / 4 s c (d_s + d_c))",
+      exponent(cost::mixer_block_flops(sizes_at(2, hidden)), cost::mixer_block_flops(sizes_at(1, hidden))));
+  derived.score_exponent = working.derive(
+      "... in that of scores and weighted values", "log2(4 (2 s)^2 c / 4 s^2 c)",
+      exponent(cost::attention_score_flops(2, kLengthWidth), cost::attention_score_flops(1, kLengthWidth)));
   derived.quadratic = working.derive(
       "The caveat: where d_s grows with s, as when a trained Mixer is moved to larger pictures, it is quadratic as "
       "well. With d_s = 4 s, token mixing at s = 512",
@@ -164,17 +191,17 @@ void measure_lengths(Working& working, const DerivedLengths& derived) {
                         blocks[i].flops, Unit::Flops);
   working.claim_equal("Attention, s = 2048: the operations counted", derived.attention, attentions[4].flops,
                       Unit::Flops);
-  working.claim_equal("Scores and weighted values at s = d_s = 512: as many as token mixing", derived.equal,
-                      scores[2].flops, Unit::Flops);
+  working.claim_equal("Scores and weighted values at s = d_s = 512", derived.equal, scores[2].flops, Unit::Flops);
+  working.claim_equal("... as many as token mixing", derived.equal, counted_token_mixing(hidden, kLengthWidth, hidden),
+                      Unit::Flops);
   working.claim_equal("Token mixing with d_s = 4 s at s = 512: a block, less its channel mixing", derived.quadratic,
                       measure_block(512, 4 * 512).flops - cost::channel_mixing_flops(sizes_at(512, 4 * 512)),
                       Unit::Flops);
-  const double linear = fitted_exponent(lengths, all_of(blocks, &Measured::flops));
-  const double quadratic = fitted_exponent(lengths, all_of(scores, &Measured::flops));
-  working.claim("Fitted to the counts, a block's cost grows with s to the power of 1", "1", short_number(linear),
-                std::abs(linear - 1) < 1e-9);
-  working.claim("... and that of scores and weighted values to the power of 2", "2", short_number(quadratic),
-                std::abs(quadratic - 2) < 1e-9);
+  working.claim_close("Fitted to the counts, a block's cost grows with s to the power of", derived.block_exponent,
+                      fitted_exponent(lengths, all_of(blocks, &Measured::flops)), 1e-12);
+  working.claim_close("... and that of scores and weighted values to the power of", derived.score_exponent,
+                      fitted_exponent(lengths, all_of(scores, &Measured::flops)), 1e-12);
+  compare_attention(working);
   show_times(working, lengths, {&blocks, &attentions, &scores});
 }
 
@@ -184,7 +211,6 @@ Answer answer_mixer_length(const Settings& settings) {
   working.answer.in_short =
       "Token mixing has matrices of s by d_s with d_s chosen, so it costs 4 s c d_s: linear in s. Attention compares "
       "all pairs of patches: 4 s^2 c. If d_s grows with s, the Mixer is quadratic as well.";
-  working.answer.tables.push_back(attention_against_mixer());
   measure_lengths(working, derived);
   return std::move(working.answer);
 }

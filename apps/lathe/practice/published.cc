@@ -14,13 +14,6 @@ PublishedModel published(const char* config) {
 
 }  // namespace
 
-cost::Amount PublishedModel::of_kind(const std::string& kind) const {
-  for (const auto& [name, parameters] : count.kinds) {
-    if (name == kind) return parameters;
-  }
-  return 0;
-}
-
 PublishedModel mixtral_8x7b() {
   return published(
       R"({"model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <string>
-
 #include "lathe/arch/decoder.h"
 #include "lathe/cost/parameters.h"
 
@@ -11,9 +9,6 @@ namespace lathe::app::practice {
 struct PublishedModel {
   arch::DecoderArch arch;
   cost::ParameterCount count;
-
-  /// Of one kind: "attention", "experts", ...
-  cost::Amount of_kind(const std::string& kind) const;
 };
 PublishedModel mixtral_8x7b();
 PublishedModel llama_2_7b();

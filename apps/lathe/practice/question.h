@@ -58,7 +58,8 @@ struct Answer {
 
 /// How a question is answered.
 struct Settings {
-  bool full = false;  ///< the run of the specification's bars, of minutes; else one of seconds
+  bool full = false;         ///< the run of the specification's bars, of minutes; else one of seconds
+  std::string variant = {};  ///< the only wrong one of Question::variants that runs; empty: all
   /// For tests: every number of the derivation comes out wrong by this share, so that the claims on it must fail.
   double perturbation = 0;
 };
@@ -68,7 +69,8 @@ struct Question {
   const char* title;  ///< a few words
   const char* text;   ///< the question
   Answer (*answer)(const Settings& settings);
-  bool has_long_run = false;  ///< whether Settings::full makes a difference
+  bool has_long_run = false;               ///< whether Settings::full makes a difference
+  std::vector<std::string> variants = {};  ///< of the code that the question is about
 };
 
 /// All questions in the exam's order.

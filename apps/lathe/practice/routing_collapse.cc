@@ -1,4 +1,6 @@
 // Question 3b: why the router of a mixture of experts collapses, and what stops it.
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/bincount.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/zeros.h>
@@ -9,8 +11,10 @@
 #include <functional>
 #include <utility>
 
-#include "lathe/nn/moe_balance.h"
+#include "lathe/base/random.h"
+#include "lathe/nn/moe.h"
 #include "practice/collapse.h"
+#include "practice/measure.h"
 #include "practice/working.h"
 
 namespace lathe::app::practice {
@@ -20,8 +24,12 @@ using Role = CollapseCase::Role;
 using Measure = std::function<double(const CollapseSnapshot&)>;
 
 constexpr int64_t kSeeds = 5;
-constexpr double kCollapsedEntropy = 0.5, kBalancedEntropy = 0.95;
-constexpr int64_t kCollapsedDead = kCollapseExperts / 2;
+constexpr int64_t kCollapsedDead = kCollapseExperts / 2, kMadeWidth = 16;
+
+// Entropies of loads that are even but for dead experts: collapse is where half of them are, balance where none is.
+struct Limits {
+  Amount collapsed, balanced;
+};
 
 double entropy(const CollapseSnapshot& s) { return s.entropy; }
 double dead(const CollapseSnapshot& s) { return static_cast<double>(s.dead); }
@@ -69,27 +77,29 @@ std::string measured(std::initializer_list<std::pair<const char*, double>> value
   return text;
 }
 
-Claim collapses(const Row& row) {
+Claim collapses(const Row& row, const Limits& limits) {
   const double h = row.middle(entropy), d = row.middle(dead);
-  return {row.which.name + ": collapses", "median entropy under 0.5, median dead at least 4 of 8",
-          measured({{"entropy", h}, {"dead", d}}), h < kCollapsedEntropy && d >= static_cast<double>(kCollapsedDead)};
+  return {row.which.name + ": collapses",
+          "median entropy under " + short_number(limits.collapsed) + ", median dead at least 4 of 8",
+          measured({{"entropy", h}, {"dead", d}}), h < limits.collapsed && d >= static_cast<double>(kCollapsedDead)};
 }
 
 // Every seed is balanced, and the median loss is below that of doing nothing.
-Claim cures(const Row& row, const Row& nothing) {
+Claim cures(const Row& row, const Row& nothing, const Limits& limits) {
   const double h = row.least(entropy), d = row.most(dead), l = row.middle(loss), before = nothing.middle(loss);
-  return {row.which.name + ": cures", "least entropy over 0.95, none dead, loss below " + short_number(before),
-          measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}),
-          h > kBalancedEntropy && d == 0 && l < before};
+  return {row.which.name + ": cures",
+          "least entropy over " + short_number(limits.balanced) + ", none dead, loss below " + short_number(before),
+          measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}), h > limits.balanced && d == 0 && l < before};
 }
 
-Claim balanced_but_worse(const Row& random, const std::vector<const Row*>& cured) {
+Claim balanced_but_worse(const Row& random, const std::vector<const Row*>& cured, const Limits& limits) {
   double worst = 0;
   for (const Row* row : cured) worst = std::max(worst, row->middle(loss));
   const double h = random.least(entropy), d = random.most(dead), l = random.middle(loss);
-  return {random.which.name + ": balanced, but no better for it",
-          "entropy over 0.95, none dead, loss over every cure's " + short_number(worst),
-          measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}), h > kBalancedEntropy && d == 0 && l > worst};
+  return {
+      random.which.name + ": balanced, but no better for it",
+      "entropy over " + short_number(limits.balanced) + ", none dead, loss over every cure's " + short_number(worst),
+      measured({{"least entropy", h}, {"most dead", d}, {"loss", l}}), h > limits.balanced && d == 0 && l > worst};
 }
 
 Claim specialises(const Row& cured) {
@@ -99,7 +109,7 @@ Claim specialises(const Row& cured) {
 }
 
 // The median before the cure and at the end.
-Claim recovers(const Row& row) {
+Claim recovers(const Row& row, const Limits& limits) {
   const auto before = [&](const Measure& measure) {
     std::vector<double> values;
     for (const CollapseRun& run : row.runs) {
@@ -110,14 +120,15 @@ Claim recovers(const Row& row) {
     return median(values);
   };
   const double h = before(entropy), l = before(loss);
-  return {
-      row.which.name + ": collapsed until then, recovers after", "median entropy under 0.5, then cured with less loss",
-      measured({{"entropy then", h},
-                {"loss then", l},
-                {"least entropy at the end", row.least(entropy)},
-                {"most dead", row.most(dead)},
-                {"loss", row.middle(loss)}}),
-      h < kCollapsedEntropy && row.least(entropy) > kBalancedEntropy && row.most(dead) == 0 && row.middle(loss) < l};
+  return {row.which.name + ": collapsed until then, recovers after",
+          "median entropy under " + short_number(limits.collapsed) + ", then over " + short_number(limits.balanced) +
+              ", none dead, with less loss",
+          measured({{"entropy then", h},
+                    {"loss then", l},
+                    {"least entropy at the end", row.least(entropy)},
+                    {"most dead", row.most(dead)},
+                    {"loss", row.middle(loss)}}),
+          h < limits.collapsed && row.least(entropy) > limits.balanced && row.most(dead) == 0 && row.middle(loss) < l};
 }
 
 Claim is_a_cause(const Row& hidden, const Row& nothing) {
@@ -189,7 +200,7 @@ class Laboratory {
   }
   int64_t num_seeds() const { return static_cast<int64_t>(rows_.front().runs.size()); }
 
-  std::vector<Claim> claims() const {
+  std::vector<Claim> claims(const Limits& limits) const {
     std::vector<Claim> claims;
     for (const int64_t top_k : {int64_t{1}, int64_t{2}}) {
       const std::string prefix = top_k == 1 ? "" : "top-2: ";
@@ -197,12 +208,12 @@ class Laboratory {
       std::vector<const Row*> cured;
       for (const Row& row : rows_) {
         if (row.which.top_k != top_k) continue;
-        if (row.which.role == Role::Collapses && top_k == 1) claims.push_back(collapses(row));
+        if (row.which.role == Role::Collapses && top_k == 1) claims.push_back(collapses(row, limits));
         if (row.which.role != Role::Cure) continue;
-        claims.push_back(row.which.from_half_way ? recovers(row) : cures(row, nothing));
+        claims.push_back(row.which.from_half_way ? recovers(row, limits) : cures(row, nothing, limits));
         if (!row.which.from_half_way) cured.push_back(&row);
       }
-      claims.push_back(balanced_but_worse(random, cured));
+      claims.push_back(balanced_but_worse(random, cured, limits));
     }
     claims.push_back(is_a_cause(row("offset hidden from the router"), row("nothing")));
     claims.push_back(too_weak(row("auxiliary loss 0.01"), row("nothing")));
@@ -273,11 +284,46 @@ class Laboratory {
 // that are uniform.
 nn::BalanceSums made_sums(int64_t live, bool uniform) {
   nn::BalanceSums sums;
-  sums.num_tokens = 1024;
+  const auto tokens = static_cast<double>(kCollapseTokens);
+  sums.num_tokens = kCollapseTokens;
   sums.load_E = at::zeros({kCollapseExperts}, at::kDouble);
-  sums.load_E.narrow(0, 0, live).fill_(1024.0 / static_cast<double>(live));
-  sums.score_E = uniform ? at::full({kCollapseExperts}, 128.0, at::kDouble) : sums.load_E.clone();
+  sums.load_E.narrow(0, 0, live).fill_(tokens / static_cast<double>(live));
+  sums.score_E = uniform ? at::full({kCollapseExperts}, tokens / kCollapseExperts, at::kDouble) : sums.load_E.clone();
   return sums;
+}
+
+// The loss-free bias of an expert in all the windows of a run. Nine tokens: no load is ever the mean.
+struct BiasRun {
+  double way = 0, largest = 0;
+};
+
+BiasRun run_bias() {
+  const at::NoGradGuard no_grad;
+  nn::TopKRouter router(kMadeWidth, kCollapseExperts, 1,
+                        nn::TopKRouterOptions().renormalise(false).selection_bias(true));
+  nn::ExpertBank bank(nn::ExpertBankOptions(kCollapseExperts, kMadeWidth, kMadeWidth));
+  nn::MoELayer layer(router.ptr(), bank.ptr(), nn::MoELayerOptions().balance({.bias_update_rate = kCollapseBiasRate}));
+  router->initialise(make_key(name_key("3b.router")), 1);
+  bank->initialise(make_key(name_key("3b.experts")));
+  const Tensor x = drawn({kCollapseExperts + 1, kMadeWidth}, "3b.x");
+  BiasRun run;
+  for (int64_t step = 0; step < kCollapseSteps; ++step) {
+    const Tensor before = router->selection_bias()[0].clone();
+    layer->forward(x, {.training = true});
+    layer->end_window();
+    run.way += (router->selection_bias()[0] - before).abs().item<double>();
+    run.largest = std::max(run.largest, before.abs().item<double>());
+  }
+  return run;
+}
+
+// Of the experts that choose fewest and most.
+std::pair<Amount, Amount> tokens_by_expert_choice() {
+  nn::ExpertChoiceRouter router(kMadeWidth, kCollapseExperts, /*capacity_factor=*/1);
+  router->initialise(make_key(name_key("3b.router")), 1);
+  const nn::Routing routing = router->route(drawn({kCollapseTokens, kMadeWidth}, "3b.tokens"), {});
+  const Tensor tokens_E = at::bincount(routing.expert_A, {}, kCollapseExperts);
+  return {static_cast<Amount>(tokens_E.min().item<int64_t>()), static_cast<Amount>(tokens_E.max().item<int64_t>())};
 }
 
 double zero_z_loss() {
@@ -287,43 +333,60 @@ double zero_z_loss() {
   return nn::z_loss(sums).item<double>();
 }
 
-void derive_balance(Working& working) {
+Limits derive_balance(Working& working) {
   const Amount experts = kCollapseExperts;
   const auto aux = [](int64_t live, bool uniform) { return nn::aux_loss(made_sums(live, uniform)).item<double>(); };
   const auto figures = [](int64_t live) { return nn::load_figures(made_sums(live, false)); };
   working.say(
       "Rich get richer: only a chosen expert gets a gradient, gets better, and is chosen more. An offset that all "
       "inputs share moves the logits of all tokens alike, so that one expert leads everywhere from the start.");
-  const Amount even = working.derive("The auxiliary loss E sum f_i P_i, even load", "8 x 8 x (1/8 x 1/8)",
+  const Amount even = working.derive("The auxiliary loss E sum f_i P_i, even load",
+                                     filled("{} x {} x (1/{} x 1/{})", {experts, experts, experts, experts}),
                                      experts * experts / experts / experts);
-  const Amount one = working.derive("... everything on one expert, and the router sure of it", "8 x 1 x 1", experts);
+  const Amount one = working.derive("... everything on one expert, and the router sure of it",
+                                    filled("{} x 1 x 1", {experts}), experts);
   const Amount ties =
       working.derive("... everything on one expert by ties of a uniform router: the loss cannot tell, log the loads",
-                     "8 x 1 x 1/8", experts / experts);
-  const Amount half = working.derive("Normalised entropy of the loads with half of the experts dead", "ln 4 / ln 8",
-                                     std::log(experts / 2) / std::log(experts));
-  const Amount fullest = working.derive("MaxVio in full collapse", "8 / 1 - 1", experts - 1);
+                     filled("{} x 1 x 1/{}", {experts, experts}), experts / experts);
+  const Amount half =
+      working.derive("Normalised entropy of the loads with half of the experts dead",
+                     filled("ln {} / ln {}", {experts / 2, experts}), std::log(experts / 2) / std::log(experts));
+  const Amount one_dead =
+      working.derive("... with one dead: what is balanced has more", filled("ln {} / ln {}", {experts - 1, experts}),
+                     std::log(experts - 1) / std::log(experts));
+  const Amount fullest = working.derive("MaxVio in full collapse", filled("{} / 1 - 1", {experts}), experts - 1);
   const Amount zero =
       working.derive("The z-loss of logits that are all zero: it holds logits small and says nothing of balance",
-                     "(ln 8)^2", std::log(experts) * std::log(experts));
+                     filled("(ln {})^2", {experts}), std::log(experts) * std::log(experts));
   working.claim_equal("Lathe's auxiliary loss of even loads", even, aux(8, false));
   working.claim_equal("... of one expert, and a router that is sure", one, aux(1, false));
   working.claim_equal("... of one expert, and a uniform router", ties, aux(1, true));
-  working.claim_close("Its entropy of loads with half of the experts dead", half, figures(4).entropy, 1e-12);
+  working.claim_close("Its entropy of loads with half of the experts dead", half, figures(kCollapseExperts / 2).entropy,
+                      1e-12);
+  working.claim_close("... with one dead", one_dead, figures(kCollapseExperts - 1).entropy, 1e-12);
   working.claim_equal("Its MaxVio in full collapse", fullest, figures(1).max_vio);
   working.claim_close("Its z-loss of zero logits", zero, zero_z_loss(), 1e-12);
-  working.derive("The loss-free bias must be able to cross the spread of the scores, at most 1: rate x steps at 0.01",
-                 filled("0.01 x {}", {static_cast<Amount>(kCollapseSteps)}),
-                 0.01 * static_cast<Amount>(kCollapseSteps));
-  working.derive("Expert choice is even by construction: each expert takes T c / E tokens, c = 1", "1024 / 8",
-                 1024 / experts);
+  const Amount steps = kCollapseSteps;
+  const Amount crossed =
+      working.derive("The loss-free bias must be able to cross the spread of the scores, at most 1: rate x steps",
+                     filled("{} x {}", {kCollapseBiasRate, steps}), kCollapseBiasRate * steps);
+  const BiasRun bias = run_bias();
+  // It is rounded to 24 bits in each step, as the rate is.
+  working.claim_close("Lathe's bias moves by the rate with every window: its way in as many", crossed, bias.way,
+                      (steps * bias.largest + crossed) * 0x1p-24 / crossed);
+  const Amount share = working.derive("Expert choice is even by construction: each expert takes T c / E tokens, c = 1",
+                                      filled("{} / {}", {kCollapseTokens, experts}), kCollapseTokens / experts);
+  const auto [fewest, most] = tokens_by_expert_choice();
+  working.claim_equal("Lathe's expert choice: tokens of the expert that has fewest", share, fewest);
+  working.claim_equal("... that has most", share, most);
   working.say(
       "Noisy top-k needs k >= 2: renormalised, a single gate G is 1 and passes no gradient, dG/dz = G (1 - G) = 0.");
+  return {half, one_dead};
 }
 
 Answer answer_routing_collapse(const Settings& settings) {
   Working working(settings);
-  derive_balance(working);
+  const Limits limits = derive_balance(working);
   const Chance chance = derive_chance(working);
   const Laboratory laboratory(settings.full);
   Answer answer = std::move(working.answer);
@@ -332,7 +395,7 @@ Answer answer_routing_collapse(const Settings& settings) {
       "the parameters is wasted. An auxiliary loss on the loads, a bias on the choice, or experts that choose their "
       "tokens stop it; a z-loss or jitter alone does not.";
   answer.tables = {laboratory.table()};
-  for (Claim& claim : laboratory.claims()) answer.claims.push_back(std::move(claim));
+  for (Claim& claim : laboratory.claims(limits)) answer.claims.push_back(std::move(claim));
   answer.claims.push_back(is_chance(laboratory.row("random routing"), chance));
   for (const Row& row : laboratory.rows()) answer.names.push_back(row.which.name);
   answer.charts = {
