@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "lathe/cost/model.h"
 
 namespace lathe::cost {
@@ -38,9 +40,9 @@ class BlockPass {
     return y;
   }
 
-  Value map_tokens(const Value& x_BKC, const LinearCost& linear, const Value* residual) const {
+  Value map_tokens(Value x_BKC, const LinearCost& linear, const Value* residual) const {
     const bool plain = linear.rank == 0 && linear.storage == Storage::Float32 && linear.compute == Storage::Float32;
-    return plain ? token_map(x_BKC, linear, residual) : transposed_map(x_BKC, linear, residual);
+    return plain ? token_map(x_BKC, linear, residual) : transposed_map(std::move(x_BKC), linear, residual);
   }
 
   Value token_map(const Value& x_BKC, const LinearCost& linear, const Value* residual) const {
@@ -69,10 +71,13 @@ class BlockPass {
   }
 
   // Any other layer sees a transposed copy.
-  Value transposed_map(const Value& x_BKC, const LinearCost& linear, const Value* residual) const {
+  Value transposed_map(Value x_BKC, const LinearCost& linear, const Value* residual) const {
     Value x_BCK{samples_ * channels_, linear.in_features, ledger_.allocate(x_BKC.elements() * kFloatBytes)};
     x_BCK.source = x_BKC.source;
-    ledger_.record(x_BCK, {&x_BKC}, false, [](const Buffer& grad) { return std::vector<Buffer>{grad}; });
+    ledger_.record(x_BCK, {&x_BKC}, false, [&ledger = ledger_](const Buffer& grad) {
+      return std::vector<Buffer>{ledger.allocate(grad->bytes())};  // what takes it wants it the other way
+    });
+    x_BKC.buffer.reset();
     const Value y_BCM = cost::linear(ledger_, x_BCK, linear);
     Value y = ledger_.tensor(samples_ * linear.out_features, channels_);
     std::vector<const Value*> inputs = {&y_BCM};

@@ -106,7 +106,7 @@ struct FusedGelu : torch::autograd::Function<FusedGelu> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
     const bool has_bias = ctx->saved_data["bias"].toBool();
-    const bool ours = held_alone(grads[0]);
+    const bool ours = held_alone(grads[0]) || !grads[0].is_contiguous();  // a copy is
     const Tensor grad = grads[0].contiguous();
     const Tensor dh = ours ? grad : at::empty(grad.sizes(), grad.options());
     if (ctx->saved_data["keeps_product"].toBool()) {
