@@ -2,8 +2,8 @@
 python mixer_length.py BENCH [--out lengths.svg]
 
 BENCH is build/dev/bin/lathe_mixer_length. Prints a table and the exponents fitted to the longer half (time ~ length^e), and draws both
-on logarithmic axes. One thread; needs no package. On an EPYC of Zen 5, from 512 to 2048: the Mixer block's time grows as length^0.93, that of
-attention as length^1.28, that of attention with stored scores as length^1.48 and its memory as length^1.50 (the other two: linear).
+on logarithmic axes. One thread; needs no package. On an EPYC of Zen 4, from 512 to 2048: the Mixer block's time grows as length^0.80, that of
+attention as length^1.32, that of attention with stored scores as length^1.35 and its memory as length^1.50 (the other two: linear).
 """
 import argparse
 import json
