@@ -8,6 +8,7 @@
 
 #include "lathe/base/random.h"
 #include "lathe/cost/closed_forms.h"
+#include "lathe/cost/parameters.h"
 #include "lathe/models/moe_block.h"
 #include "lathe/nn/moe.h"
 #include "practice/expert_diagram.h"
@@ -77,7 +78,7 @@ struct DerivedExperts {
 };
 
 void derive_mixtral(Working& working, DerivedExperts& derived) {
-  const arch::DecoderArch arch = mixtral_8x7b().arch;
+  const arch::DecoderArch arch = mixtral_8x7b();
   const auto layers = static_cast<Amount>(arch.num_hidden_layers), vocabulary = static_cast<Amount>(arch.vocab_size);
   const auto queries = static_cast<Amount>(arch.query_size()), keys = static_cast<Amount>(arch.key_value_size());
   const cost::ExpertSizes m = {static_cast<Amount>(arch.hidden_size), static_cast<Amount>(arch.moe->expert_size),
@@ -223,19 +224,19 @@ void measure_flops(Working& working, const DerivedExperts& derived) {
 }
 
 void measure_mixtral(Working& working, const DerivedExperts& derived) {
-  const PublishedModel mixtral = mixtral_8x7b();
-  const nn::MoELayer block = models::build_moe_block(*mixtral.arch.moe);
-  const auto layers = static_cast<Amount>(mixtral.arch.num_hidden_layers);
+  const arch::DecoderArch mixtral = mixtral_8x7b();
+  const cost::ParameterCount count = cost::count_parameters(mixtral);
+  const nn::MoELayer block = models::build_moe_block(*mixtral.moe);
+  const auto layers = static_cast<Amount>(mixtral.num_hidden_layers);
   working.claim_equal("Mixtral's experts and routers as Lathe builds them: 32 blocks, skeletons without storage",
                       derived.mixtral_experts, layers * counted_parameters(*block));
   working.claim_equal("Mixtral in total, over the names and shapes of its checkpoint's tensors", derived.mixtral_total,
-                      mixtral.count.total);
-  const auto experts = static_cast<Amount>(mixtral.arch.moe->num_experts),
-             met = static_cast<Amount>(mixtral.arch.moe->top_k);
+                      count.total);
+  const auto experts = static_cast<Amount>(mixtral.moe->num_experts), met = static_cast<Amount>(mixtral.moe->top_k);
   working.claim_equal("... without the six of eight experts in each block that a token does not meet, as built",
                       derived.mixtral_active,
-                      mixtral.count.total - layers * (1 - met / experts) * counted_parameters(*block->experts));
-  working.claim_equal("... active for one token as the planner has it", derived.mixtral_active, mixtral.count.active);
+                      count.total - layers * (1 - met / experts) * counted_parameters(*block->experts));
+  working.claim_equal("... active for one token as the planner has it", derived.mixtral_active, count.active);
 }
 
 Answer answer_experts(const Settings& settings) {

@@ -70,7 +70,7 @@ struct PlannedDecoder {
 };
 
 PlannedDecoder plan_llama(bool trains) {
-  const arch::DecoderArch arch = llama_2_7b().arch;
+  const arch::DecoderArch arch = llama_2_7b();
   const auto hidden = static_cast<Amount>(arch.hidden_size), mlp = static_cast<Amount>(arch.intermediate_size);
   const auto queries = static_cast<Amount>(arch.query_size()), keys = static_cast<Amount>(arch.key_value_size());
   const auto layer = [trains](const std::string& path, Amount in_features, Amount out_features) {
@@ -102,18 +102,16 @@ PlannedDecoder plan_llama(bool trains) {
 
 // Where it is another number: shares of what a whole model spends.
 DerivedExceptions derive_exceptions(Working& working) {
-  const PublishedModel llama = llama_2_7b();
-  const auto hidden = static_cast<Amount>(llama.arch.hidden_size),
-             layers = static_cast<Amount>(llama.arch.num_hidden_layers);
-  const auto mlp = static_cast<Amount>(llama.arch.intermediate_size),
-             vocabulary = static_cast<Amount>(llama.arch.vocab_size);
+  const arch::DecoderArch llama = llama_2_7b();
+  const auto hidden = static_cast<Amount>(llama.hidden_size), layers = static_cast<Amount>(llama.num_hidden_layers);
+  const auto mlp = static_cast<Amount>(llama.intermediate_size), vocabulary = static_cast<Amount>(llama.vocab_size);
   DerivedExceptions derived{};
   derived.llama = working.derive(
       "Llama-2-7B's parameters in products, of attention, MLPs and head",
       filled("{} x (4 x {}^2 + 3 x {} x {}) + {} x {}", {layers, hidden, hidden, mlp, hidden, vocabulary}),
       layers * (4 * hidden * hidden + 3 * hidden * mlp) + hidden * vocabulary);
   const Amount parameters = derived.llama;
-  const auto width = static_cast<Amount>(llama.arch.query_size());
+  const auto width = static_cast<Amount>(llama.query_size());
   const Amount scores = layers * 3 * cost::attention_score_flops(kLlamaTokens, width) / kLlamaTokens;
   const cost::TokenFlops all = cost::full_finetuning_flops(parameters, 1);
   const auto ratio = [&](Amount attention) {

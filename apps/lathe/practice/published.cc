@@ -6,22 +6,22 @@
 namespace lathe::app::practice {
 namespace {
 
-PublishedModel published(const char* config) {
+arch::DecoderArch published(const char* config) {
   const Json json = parse_json(config, "config.json");
-  const arch::Arch arch = arch::read_arch_mapping(JsonObject(json, "config.json"), arch::Families::Planned).arch;
-  return {std::get<arch::DecoderArch>(arch), cost::count_parameters(arch)};
+  return std::get<arch::DecoderArch>(
+      arch::read_arch_mapping(JsonObject(json, "config.json"), arch::Families::Planned).arch);
 }
 
 }  // namespace
 
-PublishedModel mixtral_8x7b() {
+arch::DecoderArch mixtral_8x7b() {
   return published(
       R"({"model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
           "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
           "num_experts_per_tok": 2})");
 }
 
-PublishedModel llama_2_7b() {
+arch::DecoderArch llama_2_7b() {
   return published(
       R"({"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
           "num_hidden_layers": 32, "num_attention_heads": 32})");
