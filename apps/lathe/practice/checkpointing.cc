@@ -206,7 +206,8 @@ void measure_segments(Working& working, const DerivedRun& derived, Amount full) 
     working.claim_equal(name + ": kept after the forward pass", derived.kept(n), run.memory.kept, Unit::Bytes);
     const Amount peak = derive_peak(working, "Peak of the step at " + name,
                                     planned_memory(kDeep, kDeepBatch, kDeepBatch, planned_policy_of(n)));
-    working.claim_close(name + ": peak of the step", peak, run.memory.peak, passing / peak, Unit::Bytes);
+    // Half a byte for the rounding of the share.
+    working.claim_close(name + ": peak of the step", peak, run.memory.peak, (passing + 0.5) / peak, Unit::Bytes);
     if (static_cast<Amount>(n) < kDeep.num_blocks)
       working.claim_equal(name + ": computed again", derived.again(n), run.flops - plain.flops, Unit::Flops);
     add_row(amount_text(n), run);
