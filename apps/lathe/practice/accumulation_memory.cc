@@ -124,7 +124,8 @@ void measure_memory(Working& working, const DerivedAccumulation& derived) {
   working.say(
       "The peak is counted over a step through the blocks from a given gradient of their output, and expected where "
       "the planner has it, which follows the same step operator by operator: the activations of one micro-batch, the "
-      "gradients, and what passes. To the byte where oneDNN makes the products; LibTorch's own keep their order, within "
+      "gradients, and what passes. To the byte where oneDNN makes the products; LibTorch's own keep their order, "
+      "within "
       "one matrix's gradient.");
   const Amount matrix = kAccumulated.width * kAccumulated.channels_hidden_size * cost::kFloatBytes;
   Table table{"32 samples per step, in micro-batches (times are shown, not judged)",
