@@ -85,8 +85,8 @@ int run_practice(const CommandLine& line) {
     require_variant(*questions.front(), line.variant);
   }
   if (!line.out.empty()) {
-    require_replaceable(line.out, ".html", report::kPageMark);
     require_writable(line.out);
+    require_replaceable(line.out, ".html", report::kPageMark);
   }
   std::vector<std::pair<const practice::Question*, practice::Answer>> answers;
   bool all_hold = true;
