@@ -152,7 +152,8 @@ std::string PlanReport::advice_text() const {
   if (!fitting)
     return text + "no change of the recipe makes it " + what + ": a smaller model, or " +
            (settled.budgeted ? "a larger budget\n" : "more memory\n");
-  return text + "the least that makes it " + what + ": " + cost::command_line_text(fitting->overrides) + " (" +
+  return text + "a way to make it " + what +
+         ", no part of which could be spared: " + cost::command_line_text(fitting->overrides) + " (" +
          bytes_text(fitting->plan.memory.peak) + ", " + unit_text(fitting->plan.memory.peak, "B") + ")\n";
 }
 
