@@ -12,11 +12,10 @@ namespace lathe::app {
 
 /// All that `lathe plan` says without running a step.
 struct PlanReport {
-  /// `available_bytes`: for a run's tensors.
   PlanReport(const recipe::Recipe& recipe, int64_t available);
 
   recipe::ResolvedModel resolved;
-  int64_t available_bytes;
+  int64_t available_bytes;  ///< for a run's tensors
   cost::Settled settled;
   std::optional<cost::MachineSpeed> speed;
   std::vector<cost::Change> changes;

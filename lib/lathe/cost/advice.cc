@@ -242,11 +242,13 @@ class FittingChange {
       const std::optional<Recipe> pieces = in_pieces(whole, size);
       return pieces ? std::optional(settle(*pieces, model, available_)) : std::nullopt;
     };
+    std::optional<Settled> result;  // the last one that did not exceed is the one that is found
     const auto size = std::partition_point(sizes_.begin(), sizes_.end(), [&](int64_t candidate) {
-      const std::optional<Settled> tried = settled(candidate);
-      return tried && !tried->fits();
+      std::optional<Settled> tried = settled(candidate);
+      const bool exceeds = tried && !tried->fits();
+      if (!exceeds) result = std::move(tried);
+      return exceeds;
     });
-    std::optional<Settled> result = size == sizes_.end() ? std::nullopt : settled(*size);
     if (!result) return false;
     Words words;
     if (*size != sizes_.front()) words = batch_words(given_, *size, result->plan.gradient_accumulation_steps);
