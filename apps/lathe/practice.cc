@@ -11,6 +11,7 @@
 #include "lathe/base/files.h"
 #include "lathe/base/text.h"
 #include "lathe/report/document.h"
+#include "lathe/train/signals.h"
 #include "torch_verbs.h"
 
 namespace lathe::app {
@@ -49,16 +50,6 @@ void require_variant(const practice::Question& question, const std::string& vari
                                             "known: " + join(question.variants, ", ")});
 }
 
-void on_stop_signals(void (*handler)(int)) {
-  struct sigaction action {};
-  action.sa_handler = handler;
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction before {};
-    ::sigaction(number, nullptr, &before);
-    if (before.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);  // nohup wants it ignored
-  }
-}
-
 void leave(int) {
   constexpr char kLine[] = "error: lathe practice: stopped by a signal, nothing is saved\n";
   (void)!::write(STDERR_FILENO, kLine, sizeof(kLine) - 1);
@@ -67,7 +58,7 @@ void leave(int) {
 
 }  // namespace
 
-void end_practice_on_stop_signals() { on_stop_signals(leave); }
+void end_practice_on_stop_signals() { train::on_stop_signals(leave); }
 
 int run_practice(const CommandLine& line) {
   if (line.recipe.empty()) {
@@ -96,7 +87,7 @@ int run_practice(const CommandLine& line) {
     print_result(practice::answer_text(*question, answers.back().second));
   }
   if (!line.out.empty()) {
-    on_stop_signals(SIG_IGN);  // it is done: a page is written whole
+    train::on_stop_signals(SIG_IGN);  // it is done: a page is written whole
     write_file_atomically(line.out, practice::answer_page(answers));
   }
   return all_hold ? 0 : 1;

@@ -18,14 +18,18 @@ void on_checkpoint_signal(int) { checkpoint_requests = 1; }
 
 }  // namespace
 
-void install_stop_handlers() {
+void on_stop_signals(void (*handler)(int)) {
   struct sigaction action {};
-  action.sa_handler = on_stop_signal;
+  action.sa_handler = handler;
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction before {};
     ::sigaction(number, nullptr, &before);
-    if (before.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);  // nohup wants it ignored
+    if (before.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);
   }
+}
+
+void install_stop_handlers() {
+  on_stop_signals(on_stop_signal);
   struct sigaction checkpoint {};
   checkpoint.sa_handler = on_checkpoint_signal;
   checkpoint.sa_flags = SA_RESTART;
