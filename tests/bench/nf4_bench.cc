@@ -3,11 +3,9 @@
 //   nf4_bench step BASE STORAGE COMPUTE REPEATS     a LoRA step of the block stack over 1,024 tokens
 // Prints one JSON line: the median and every sample of each operation.
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <climits>
 #include <cstdio>
 #include <functional>
 
@@ -15,6 +13,7 @@
 #include "bench/nf4_stack.h"
 #include "lathe/base/clock_meter.h"
 #include "lathe/optim/adam.h"
+#include "lathe/train/memory_meter.h"
 
 namespace lathe::bench {
 namespace {
@@ -37,7 +36,7 @@ void measure(const std::string& name, int repeats, int inner, const std::functio
   }
   const auto median = [](std::vector<double>& v) {
     std::sort(v.begin(), v.end());
-    return v[v.size() / 2];
+    return (v[v.size() / 2] + v[(v.size() - 1) / 2]) / 2;
   };
   json += (json.empty() ? "\"" : ", \"") + name + "\": {\"cpu_s\": " + std::to_string(median(cpu)) +
           ", \"wall_s\": " + std::to_string(median(wall)) + "}";
@@ -87,8 +86,7 @@ at::ScalarType parse(const std::string& word) { return word == "bf16" ? at::kBFl
 
 int main(int argc, char** argv) {
   lathe::bench::hold_to_avx2_if_asked();
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  lathe::train::MemoryMeter::install();  // the allocator of the driver
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "ops") {
     lathe::bench::operations();

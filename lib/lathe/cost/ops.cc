@@ -144,9 +144,14 @@ Amount four_bit_bytes(Amount elements, Amount blocksize, bool double_quant) {
 }
 
 Amount panel_bytes(Amount in_features, Amount out_features, Storage compute) {
-  constexpr Amount kPanelBytes = 1 << 22, kPanelLines = 512;
-  const Amount widest = std::max(in_features, out_features) * bytes_per_element(compute);
-  return std::min(in_features * out_features * bytes_per_element(compute), std::max(kPanelBytes, kPanelLines * widest));
+  const auto of = [compute](Amount count, Amount length) {
+    constexpr Amount kPanelBytes = 1 << 22, kPanelLines = 480, kLineGroup = 48;
+    const Amount line_bytes = length * bytes_per_element(compute);
+    const Amount most = std::max(std::floor(kPanelBytes / line_bytes / kLineGroup) * kLineGroup, kPanelLines);
+    const Amount equal = std::ceil(count / std::ceil(count / most));
+    return std::min(count, std::ceil(equal / kLineGroup) * kLineGroup) * line_bytes;
+  };
+  return std::max(of(out_features, in_features), of(in_features, out_features));
 }
 
 Value linear_product(Ledger& ledger, const Value& x, const LinearCost& linear) {

@@ -20,7 +20,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kPanelBytes = int64_t{4} << 20;  // of decoded weights
-constexpr int64_t kPanelLines = 512;               // at least: products of 256 take 5 % more
+constexpr int64_t kPanelLines = 480;               // at least: products of 256 take 5 % more
+constexpr int64_t kLineGroup = 48;                 // what oneDNN multiplies at once: products of 512 take 2 to 5 % more
 
 struct NF4Reference : torch::CustomClassHolder {
   std::shared_ptr<NF4LinearImpl> linear;
@@ -74,10 +75,14 @@ void decode_rows(const quant::Packed& packed, int64_t columns, int64_t first, in
   });
 }
 
-// How many of `count` rows, or columns, of `length` values each a panel holds.
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many of `count` rows, or columns, of `length` values each a panel holds: all panels about as many.
 int64_t panel_size(int64_t count, int64_t length, at::ScalarType type) {
   const int64_t fitting = kPanelBytes / (length * static_cast<int64_t>(c10::elementSize(type)));
-  return std::clamp<int64_t>(fitting / 64 * 64, kPanelLines, std::max(count, kPanelLines));
+  const int64_t most = std::max(fitting / kLineGroup * kLineGroup, kPanelLines);
+  const int64_t equal = ceil_div(count, ceil_div(count, most));
+  return std::min(count, ceil_div(equal, kLineGroup) * kLineGroup);
 }
 
 // out = or += a b, in the type of a and b.
@@ -206,6 +211,20 @@ Tensor NF4LinearImpl::row_panel(int64_t first, int64_t count, at::ScalarType com
   return values.to(product_type(compute));
 }
 
+Tensor NF4LinearImpl::transposed_panel(int64_t first, int64_t count, at::ScalarType compute) const {
+  const bool is_float = product_type(compute) == at::kFloat && uses_onednn(at::kFloat);
+  if (!is_float) return row_panel(first, count, compute).t();  // as fast
+  const Tensor values = at::empty({in_features(), count}, at::kFloat);
+  const bool rounded = form_of(compute).rounded;
+  const quant::Packed packed = view();
+  auto* data = values.data_ptr<float>();
+  at::parallel_for(0, ceil_div(count, 16), 1, [&](int64_t begin, int64_t end) {
+    const int64_t row = first + 16 * begin, last = first + std::min(16 * end, count);
+    quant::decode_as_columns(packed, in_features(), rounded, row, last, data + 16 * begin, count);
+  });
+  return values;
+}
+
 Tensor NF4LinearImpl::column_panel(int64_t first, int64_t count, at::ScalarType compute) const {
   const Form form = form_of(compute);
   const Tensor values = at::empty({out_features(), count}, form.type);
@@ -247,7 +266,7 @@ void NF4LinearImpl::frozen_product(const Tensor& x, Tensor out) const {
   const int64_t step = panel_size(out_features(), in_features(), input.scalar_type());
   for (int64_t first = 0; first < out_features(); first += step) {
     const int64_t count = std::min(step, out_features() - first);
-    multiply(input, row_panel(first, count, compute).t(), out.narrow(1, first, count), /*accumulate=*/false);
+    multiply(input, transposed_panel(first, count, compute), out.narrow(1, first, count), /*accumulate=*/false);
   }
 }
 

@@ -67,8 +67,9 @@ class NF4LinearImpl : public LinearBase {
   quant::Packed view() const;
   at::ScalarType compute_type(const Tensor& x) const;
   void few_rows(const Tensor& x, Tensor out) const;
-  // Ŵ of the rows or the columns [first, first + count), in the type of the computation.
+  // Ŵ of the rows or the columns [first, first + count), or Ŵᵀ of the rows, in the type of the computation.
   Tensor row_panel(int64_t first, int64_t count, at::ScalarType compute) const;
+  Tensor transposed_panel(int64_t first, int64_t count, at::ScalarType compute) const;
   Tensor column_panel(int64_t first, int64_t count, at::ScalarType compute) const;
 
   Tensor bias_;

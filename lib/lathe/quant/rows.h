@@ -13,4 +13,8 @@ constexpr int64_t kMaxRows = 16;
 void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
                    const float* x, int64_t num_x, float* out, int64_t out_stride);
 
+/// out[k · out_stride + n - first_row] = Ŵ[n, k]: the same rows decoded, as columns. Single-threaded.
+void decode_as_columns(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
+                       float* out, int64_t out_stride);
+
 }  // namespace lathe::quant
