@@ -108,8 +108,7 @@ TEST_P(WrongCost, FailsAClaim) {
 // 2b rests on no cost.
 INSTANTIATE_TEST_SUITE_P(Question, WrongCost, ::testing::ValuesIn(all_but({"2b"})), id_of);
 
-// How much runs again in a recomputation depends on who makes the products.
-TEST(Recomputation, IsCountedWhereLibTorchMakesTheProductsToo) {
+TEST(Products, LeaveTheAnswersWhereLibTorchMakesThem) {
   const bool enabled = at::globalContext().userEnabledMkldnn();
   at::globalContext().setUserEnabledMkldnn(false);
   for (const Question* question : questions()) {

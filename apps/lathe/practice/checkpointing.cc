@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "lathe/nn/checkpoint.h"
-#include "lathe/nn/gemm.h"
 #include "practice/mixer.h"
 #include "practice/working.h"
 
@@ -116,15 +115,14 @@ bool all_same_bits(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
   return a.size() == b.size();
 }
 
-// Of the batch: bytes of what a checkpoint keeps and of all that a layer keeps; operations of a layer's forward pass
-// and of what a recomputation leaves out.
+// Of the batch: bytes of what a checkpoint keeps and of all that a layer keeps; operations of a layer's forward pass.
 struct DerivedRun {
-  Amount boundary, stash, forward, last;
+  Amount boundary, stash, forward;
 
   // After the forward pass: the formula, less the first boundary, the input, which is the caller's.
   Amount kept(double n) const { return cost::checkpointed(kDeep.num_blocks, n, boundary, stash) - boundary; }
   // Computed again: L - n layers. The last segment is not: the backward pass begins with it.
-  Amount again(double n) const { return (kDeep.num_blocks - n) * forward - (kDeep.num_blocks / n - 1) * last; }
+  Amount again(double n) const { return (kDeep.num_blocks - n) * forward; }
 };
 
 DerivedRun derive_run(Working& working) {
@@ -142,17 +140,11 @@ DerivedRun derive_run(Working& working) {
       cost::mixer_block_kept(m, cost::Accounting::Autograd) * cost::kFloatBytes * batch, Unit::Bytes);
   derived.forward = working.derive("A layer's forward pass", filled("4 s c (d_s + d_c) x {}", {batch}),
                                    cost::mixer_block_flops(m) * batch, Unit::Flops);
-  derived.last = working.derive(
-      "... of its last layer, a recomputation leaves out (2 s c d_c where LibTorch makes the "
-      "products, 0 where oneDNN does)",
-      filled("{} x {}", {left_out_flops(m), batch}), left_out_flops(m) * batch, Unit::Flops);
   working.say(
       "After the forward pass (L / n) A_b + n A_l live, the input counted as the first boundary. Lathe does not "
       "compute the last segment again, since the backward pass begins with it: L - n layers are. The peak of the whole "
       "step also holds gradients and what passes; it is expected where the planner has it, which follows the same step "
-      "operator by operator, to within one bias's gradient, which is there before the recomputation. Where LibTorch "
-      "makes "
-      "the products, it makes the gradient of a hidden tensor, 4 u, before that tensor is gone, and a boundary more.");
+      "operator by operator, to within one bias's gradient, which is there before the recomputation.");
   return derived;
 }
 
@@ -193,9 +185,7 @@ void measure_segments(Working& working, const DerivedRun& derived, Amount full) 
                           short_number(run.flops / plain.flops), short_number(1000 * run.seconds) + " ms"});
   };
   add_row("none", plain);
-  const Amount hidden = static_cast<Amount>(kDeepBatch) * kDeep.sequence_length * kDeep.channels_hidden_size;
-  const Amount passing =
-      nn::uses_onednn(at::kFloat) ? kDeep.width * cost::kFloatBytes : derived.boundary + hidden * cost::kFloatBytes;
+  const Amount bias_gradient = kDeep.width * cost::kFloatBytes;
   std::string differing;
   int64_t least = 0;
   Amount least_peak = 0;
@@ -207,7 +197,7 @@ void measure_segments(Working& working, const DerivedRun& derived, Amount full) 
     const Amount peak = derive_peak(working, "Peak of the step at " + name,
                                     planned_memory(kDeep, kDeepBatch, kDeepBatch, planned_policy_of(n)));
     // Half a byte for the rounding of the share.
-    working.claim_close(name + ": peak of the step", peak, run.memory.peak, (passing + 0.5) / peak, Unit::Bytes);
+    working.claim_close(name + ": peak of the step", peak, run.memory.peak, (bias_gradient + 0.5) / peak, Unit::Bytes);
     if (static_cast<Amount>(n) < kDeep.num_blocks)
       working.claim_equal(name + ": computed again", derived.again(n), run.flops - plain.flops, Unit::Flops);
     add_row(amount_text(n), run);
@@ -228,8 +218,8 @@ void measure_segments(Working& working, const DerivedRun& derived, Amount full) 
   working.answer.charts.push_back(std::move(chart));
 }
 
-void measure_frozen(Working& working, DerivedRun derived, Amount full) {
-  derived.last = working.derive(
+void measure_frozen(Working& working, const DerivedRun& derived, Amount full) {
+  const Amount last = working.derive(
       "With frozen weights no product keeps its input, so a recomputation is done before a layer's last one",
       filled("2 s c d_c x {}", {static_cast<Amount>(kDeepBatch)}),
       cost::channel_mixing_flops(kDeep) / 2 * static_cast<Amount>(kDeepBatch), Unit::Flops);
@@ -241,8 +231,8 @@ void measure_frozen(Working& working, DerivedRun derived, Amount full) {
       counted_flops([&] { model.blocks_forward(x, policy_of(1)).backward(drawn(x.sizes(), "2c.gradient")); }));
   working.claim_equal("Frozen weights, forward and backward: two products for each weight",
                       2 * kDeep.num_blocks * derived.forward, plain, Unit::Flops);
-  working.claim_equal("... with a boundary at every layer: computed again", derived.again(1), checkpointed - plain,
-                      Unit::Flops);
+  working.claim_equal("... with a boundary at every layer: computed again",
+                      derived.again(1) - (kDeep.num_blocks - 1) * last, checkpointed - plain, Unit::Flops);
   working.claim_close("... everything computed again: FLOPs of the step, times those without checkpoints", full,
                       step_flops(model, x, /*again=*/true) / plain, 1e-12);
 }

@@ -10,8 +10,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lathe/nn/gemm.h"
-
 namespace lathe::app::practice {
 
 nn::MixerBlock make_block(const cost::MixerSizes& sizes, const std::string& name, at::ScalarType dtype) {
@@ -143,10 +141,6 @@ Amount planned_exam_checkpoints(int64_t layers_per_segment) {
       static_cast<Amount>(layers_per_segment) * kExamBatch * 4 * kExamMixer.sequence_length * cost::kFloatBytes;
   const Amount states = static_cast<Amount>(layers / layers_per_segment - 1) * cost::kGeneratorStateBytes;
   return kept + input - statistics - states;
-}
-
-Amount left_out_flops(const cost::MixerSizes& sizes) {
-  return nn::uses_onednn(at::kFloat) ? 0 : cost::channel_mixing_flops(sizes) / 2;
 }
 
 Amount generator_bytes() { return static_cast<Amount>(at::detail::getDefaultCPUGenerator().get_state().nbytes()); }

@@ -67,9 +67,6 @@ Amount derive_peak(Working& working, const std::string& text, const BlocksMemory
 /// What checkpoints at every n layers of the exam's Mixer leave, as the planner counts it, in the terms of the formula
 /// (L / n) A_b + n A_l, A_l = 20 A_b: with the input, without LayerNorm's statistics and the generator's states.
 Amount planned_exam_checkpoints(int64_t layers_per_segment);
-/// What a recomputation of a layer leaves out, of one sample: the last product, 2 S C D_C, where LibTorch makes it,
-/// which keeps what the gradient needs before it multiplies; Lathe's own (oneDNN's) multiply first.
-Amount left_out_flops(const cost::MixerSizes& sizes);
 /// What each checkpoint keeps beside its input: the state of LibTorch's random generator.
 Amount generator_bytes();
 

@@ -68,11 +68,8 @@ DerivedFlops derive_flops(Working& working) {
   flops.step = working.derive("Forward and backward together", filled("3 x {}", {forward}), 3 * forward, Unit::Flops);
   flops.full = working.derive("With full recomputation (activation checkpointing) one more forward pass",
                               filled("4 x {}", {forward}), 4 * forward, Unit::Flops);
-  flops.again = working.derive(
-      "... of one sample in one layer. Lathe's recomputation stops once it has what the gradients need; before the "
-      "last product where LibTorch makes it (not where oneDNN does)",
-      filled("4 x {} - {}", {cost::mixer_block_flops(m), left_out_flops(m)}),
-      4 * cost::mixer_block_flops(m) - left_out_flops(m), Unit::Flops);
+  flops.again = working.derive("... of one sample in one layer", filled("4 x {}", {cost::mixer_block_flops(m)}),
+                               4 * cost::mixer_block_flops(m), Unit::Flops);
   return flops;
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/linear.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -26,8 +25,8 @@ struct LinearReference : torch::CustomClassHolder {
   std::shared_ptr<LinearImpl> linear;
 };
 
-// x [N, in_features] -> x Wᵀ where ATen's own would not do: a weight of another type than x, or oneDNN's products.
-// Never keeps a converted weight: it is converted again in the backward pass. x is kept only for a weight that trains.
+// x [N, in_features] -> x Wᵀ. Never keeps a converted weight: it is converted again in the backward pass. x is kept
+// only for a weight that trains.
 struct OwnProduct : torch::autograd::Function<OwnProduct> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                         const c10::intrusive_ptr<LinearReference>& self) {
@@ -106,8 +105,6 @@ bool LinearImpl::is_plain(const Tensor& x) const {
 
 Tensor LinearImpl::product(const Tensor& x) {
   check_input(x);
-  const at::ScalarType type = x.scalar_type();
-  if (is_plain(x) && !uses_onednn(type) && product_type(type) == type) return at::linear(x, weight);
   const auto self = c10::make_intrusive<LinearReference>();
   self->linear = std::static_pointer_cast<LinearImpl>(shared_from_this());
   if (x.dim() == 2) return OwnProduct::apply(x, weight, self);
