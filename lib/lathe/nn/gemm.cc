@@ -7,6 +7,7 @@
 #include <ATen/ops/mm.h>
 #include <ATen/record_function.h>
 #include <dnnl.h>
+#include <hwy/aligned_allocator.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "lathe/base/processor.h"
+#include "lathe/nn/narrow_kernels.h"
 
 // Exported by libtorch_cpu; the C interfaces to it are not.
 extern "C" void sgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n, const int* k,
@@ -78,16 +80,61 @@ std::optional<SgemmOperand> operand(const Tensor& matrix) {
   return std::nullopt;
 }
 
-// out = alpha a b + beta out, where oneDNN is to do it and can.
-bool onednn_gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, float beta) {
-  if (!uses_onednn(out.scalar_type()) || a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat) return false;
+bool is_narrow(SgemmShape shape) {
+  constexpr int64_t kRowsWorthPacking = 32;
+  return shape.columns <= kernels::kMostNarrow && shape.rows >= kRowsWorthPacking;
+}
+
+// B as narrow_gemm() takes it.
+hwy::AlignedFreeUniquePtr<float[]> pack_narrow(SgemmShape shape, SgemmOperand b) {
+  const int64_t width = kernels::narrow_columns(shape.columns);
+  auto packed = hwy::AllocateAligned<float>(static_cast<size_t>(shape.inner * width));
+  const int64_t row_step = b.transposed ? 1 : b.stride, column_step = b.transposed ? b.stride : 1;
+  for (int64_t k = 0; k < shape.inner; ++k) {
+    float* row = packed.get() + k * width;
+    for (int64_t j = 0; j < shape.columns; ++j) row[j] = b.data[k * row_step + j * column_step];
+    std::fill(row + shape.columns, row + width, 0.0f);
+  }
+  return packed;
+}
+
+// C of few columns, for which libraries fill no vectors: by the kernel for it, or where A is to be transposed, as
+// Cᵀ = Bᵀ Aᵀ.
+void narrow_sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
+  if (a.transposed) {
+    const auto transposed = hwy::AllocateAligned<float>(static_cast<size_t>(shape.rows * shape.columns));
+    sgemm({shape.columns, shape.rows, shape.inner, shape.alpha, 0}, {b.data, b.stride, !b.transposed},
+          {a.data, a.stride, false}, transposed.get(), shape.rows);
+    for (int64_t i = 0; i < shape.rows; ++i) {
+      for (int64_t j = 0; j < shape.columns; ++j) {
+        float& at = c[i * c_stride + j];
+        at = transposed[static_cast<size_t>(j * shape.rows + i)] + (shape.beta == 0 ? 0 : shape.beta * at);
+      }
+    }
+    return;
+  }
+  count_flops(2 * shape.rows * shape.columns * shape.inner);
+  const auto packed = pack_narrow(shape, b);
+  constexpr int64_t kProductsWorthAThread = 1 << 18;
+  const int64_t grain = 1 + kProductsWorthAThread / (shape.inner * shape.columns);
+  at::parallel_for(0, shape.rows, grain, [&](int64_t first, int64_t last) {
+    kernels::narrow_gemm(a.data + first * a.stride, a.stride, packed.get(), c + first * c_stride, c_stride,
+                         last - first, shape.columns, shape.inner, shape.alpha, shape.beta);
+  });
+}
+
+// out = alpha a b + beta out, where ATen is not to do it.
+bool own_gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, float beta) {
+  if (out.scalar_type() != at::kFloat || a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat) return false;
+  if (!out.is_cpu() || out.numel() == 0 || a.size(1) == 0) return false;
   if (at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad() || out.requires_grad())) return false;
-  if (out.numel() == 0 || a.size(1) == 0) return false;
+  const SgemmShape shape{out.size(0), out.size(1), a.size(1), static_cast<float>(alpha), beta};
+  const bool narrow = is_narrow(shape);
+  if (!narrow && !uses_onednn(at::kFloat)) return false;
   const auto left = operand(a), right = operand(b), result = operand(out);
   if (!left || !right || !result || result->transposed) return false;
   RECORD_FUNCTION("lathe::gemm", (std::vector<c10::IValue>{a, b}));
-  sgemm({out.size(0), out.size(1), a.size(1), static_cast<float>(alpha), beta}, *left, *right, out.data_ptr<float>(),
-        result->stride);
+  (narrow ? narrow_sgemm : sgemm)(shape, *left, *right, out.data_ptr<float>(), result->stride);
   return true;
 }
 
@@ -106,18 +153,19 @@ at::ScalarType product_type(at::ScalarType type) {
 Tensor product_operand(const Tensor& values, at::ScalarType type) { return values.to(type).to(product_type(type)); }
 
 Tensor gemm(const Tensor& a, const Tensor& b) {
-  if (!uses_onednn(a.scalar_type())) return at::mm(a, b);
+  if (a.scalar_type() != at::kFloat) return at::mm(a, b);
   Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
-  gemm_out(out, a, b);
-  return out;
+  if (own_gemm(out, a, b, 1, 0)) return out;
+  out.reset();
+  return at::mm(a, b);
 }
 
 void gemm_out(Tensor out, const Tensor& a, const Tensor& b) {
-  if (!onednn_gemm(out, a, b, 1, 0)) at::mm_out(out, a, b);
+  if (!own_gemm(out, a, b, 1, 0)) at::mm_out(out, a, b);
 }
 
 void gemm_add(Tensor out, const Tensor& a, const Tensor& b, double alpha) {
-  if (!onednn_gemm(out, a, b, alpha, 1)) out.addmm_(a, b, 1, alpha);
+  if (!own_gemm(out, a, b, alpha, 1)) out.addmm_(a, b, 1, alpha);
 }
 
 void sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
