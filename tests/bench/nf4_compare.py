@@ -1,4 +1,6 @@
-"""Lathe against bitsandbytes on four-bit weights, A B B A: python nf4_compare.py BENCH [ops] [step] [--pairs 7] [--threads 1] [--avx2]
+"""Lathe against bitsandbytes on four-bit weights, A B B A: python nf4_compare.py BENCH [ops] [step] [own] [--compute fp32 bf16] [--pairs 7] [--threads 1] [--avx2]
+
+ops: single operations; step: a QLoRA step against bitsandbytes + PEFT; own: the same against Lathe's LoRA step on dense weights.
 
 BENCH is build/dev/bin/lathe_nf4_bench; run with the Python of cmake/setup.sh test. Prints per operation the medians and the median over
 the pairs of the ratio, peer over ours: own CPU seconds at one thread, wall seconds at more.
@@ -39,7 +41,8 @@ def report(label, results, threads, rename=lambda name: name):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("bench")
-    parser.add_argument("what", nargs="*", default=["ops", "step"])
+    parser.add_argument("what", nargs="*", default=["ops", "step", "own"])
+    parser.add_argument("--compute", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"], help="the type of the products in step and own")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--avx2", action="store_true", help="hold both sides to what a processor without AVX-512 runs (but for bitsandbytes' own kernels)")
@@ -50,13 +53,15 @@ def main():
         results = pairs(args.pairs, args.threads, [args.bench, "ops"], [*PEER, "ops"])
         report("", results, args.threads)
         report("", results, args.threads, lambda name: name.removesuffix(" repacked") if name.endswith("repacked") else "")
-    if "step" in args.what:
-        ours = lambda base, storage, compute: [args.bench, "step", base, storage, compute, "2"]
-        for word in ("fp32", "bf16"):
-            report(f"QLoRA {word} against bitsandbytes + PEFT: ", pairs(args.pairs, args.threads, ours("nf4", word, word), [*PEER, "step", word, "2"]), args.threads)
-        for compute, storage, name in (("fp32", "fp32", "own LoRA in float32"), ("fp32", "bf16", "own LoRA on bfloat16, products in float32"),
-                                       ("bf16", "bf16", "own LoRA on bfloat16, products in bfloat16")):
-            report(f"QLoRA {compute} against {name}: ", pairs(args.pairs, args.threads, ours("nf4", storage, compute), ours("dense", storage, compute)), args.threads)
+    ours = lambda base, storage, compute: [args.bench, "step", base, storage, compute, "3"]
+    for compute in args.compute:
+        qlora = ours("nf4", compute, compute)
+        if "step" in args.what:
+            report(f"QLoRA {compute} against bitsandbytes + PEFT: ", pairs(args.pairs, args.threads, qlora, [*PEER, "step", compute, "3"]), args.threads)
+        if "own" in args.what:
+            for storage in ["fp32", "bf16"] if compute == "fp32" else ["bf16"]:
+                name = f"own LoRA on {storage}, products in {compute}"
+                report(f"QLoRA {compute} against {name}: ", pairs(args.pairs, args.threads, ours("nf4", storage, compute), ours("dense", storage, compute)), args.threads)
 
 
 if __name__ == "__main__":
