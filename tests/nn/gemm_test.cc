@@ -104,8 +104,16 @@ TEST(GemmSignals, NeverFindTheKernelsStack) {
 }
 
 TEST_P(GemmTest, EqualsTheProductInDoubleForEveryLayout) {
-  for (const auto& [m, k, n] :
-       {std::array<int64_t, 3>{1, 5, 3}, {7, 1, 9}, {33, 70, 65}, {130, 64, 16}, {3, 384, 384}, {32, 37, 1}, {45, 129, 8}, {101, 33, 11}}) {
+  for (const auto& [m, k, n] : {std::array<int64_t, 3>{1, 5, 3},
+                                {7, 1, 9},
+                                {33, 70, 65},
+                                {130, 64, 16},
+                                {3, 384, 384},
+                                {32, 37, 1},
+                                {45, 129, 8},
+                                {101, 33, 11},
+                                {9, 40, 1000},
+                                {513, 130, 67}}) {
     for (int left = 0; left < 5; ++left) {
       for (int right = 0; right < 5; ++right) {
         const Tensor a = laid_out(left, m, k, 0.7), b = laid_out(right, k, n, 1.1);

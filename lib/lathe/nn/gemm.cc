@@ -18,6 +18,7 @@
 
 #include "lathe/base/processor.h"
 #include "lathe/nn/narrow_kernels.h"
+#include "lathe/quant/transpose.h"
 
 // Exported by libtorch_cpu; the C interfaces to it are not.
 extern "C" void sgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n, const int* k,
@@ -80,47 +81,98 @@ std::optional<SgemmOperand> operand(const Tensor& matrix) {
   return std::nullopt;
 }
 
-bool is_narrow(SgemmShape shape) {
-  constexpr int64_t kRowsWorthPacking = 32;
-  return shape.columns <= kernels::kMostNarrow && shape.rows >= kRowsWorthPacking;
+// Working memory of a thread that multiplies, kept for its next product.
+float* scratch(int64_t count) {
+  thread_local hwy::AlignedFreeUniquePtr<float[]> memory;
+  thread_local int64_t capacity = 0;
+  if (capacity < count) {
+    memory = hwy::AllocateAligned<float>(static_cast<size_t>(count));
+    TORCH_CHECK(memory != nullptr, "no memory for ", count, " numbers of a product");
+    capacity = count;
+  }
+  return memory.get();
 }
 
-// B as narrow_gemm() takes it.
-hwy::AlignedFreeUniquePtr<float[]> pack_narrow(SgemmShape shape, SgemmOperand b) {
-  const int64_t width = kernels::narrow_columns(shape.columns);
-  auto packed = hwy::AllocateAligned<float>(static_cast<size_t>(shape.inner * width));
-  const int64_t row_step = b.transposed ? 1 : b.stride, column_step = b.transposed ? b.stride : 1;
-  for (int64_t k = 0; k < shape.inner; ++k) {
-    float* row = packed.get() + k * width;
-    for (int64_t j = 0; j < shape.columns; ++j) row[j] = b.data[k * row_step + j * column_step];
-    std::fill(row + shape.columns, row + width, 0.0f);
+// Few columns or rows: an adapter's side, a head.
+bool is_narrow(SgemmShape shape, SgemmOperand b) {
+  constexpr int64_t kRowsWorthPacking = 32;
+  if (shape.columns <= kernels::kMostNarrow) return shape.rows >= kRowsWorthPacking;
+  return uses_onednn(at::kFloat) && shape.rows <= kernels::kMostNarrow && !b.transposed;
+}
+
+// C of few rows in parts, whose lines of B find room in the cache side by side.
+void few_rows(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
+  constexpr int64_t kPart = 480;
+  for (int64_t first = 0; first < shape.columns; first += kPart) {
+    SgemmShape part = shape;
+    part.columns = std::min(kPart, shape.columns - first);
+    sgemm(part, a, {b.data + first, b.stride, false}, c + first, c_stride);
   }
-  return packed;
 }
 
 // C of few columns, for which libraries fill no vectors: by the kernel for it, or where A is to be transposed, as
 // Cᵀ = Bᵀ Aᵀ.
-void narrow_sgemm(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
+void few_columns(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
   if (a.transposed) {
-    const auto transposed = hwy::AllocateAligned<float>(static_cast<size_t>(shape.rows * shape.columns));
-    sgemm({shape.columns, shape.rows, shape.inner, shape.alpha, 0}, {b.data, b.stride, !b.transposed},
-          {a.data, a.stride, false}, transposed.get(), shape.rows);
+    float* transposed = scratch(shape.rows * shape.columns);
+    few_rows({shape.columns, shape.rows, shape.inner, shape.alpha, 0}, {b.data, b.stride, !b.transposed},
+             {a.data, a.stride, false}, transposed, shape.rows);
     for (int64_t i = 0; i < shape.rows; ++i) {
       for (int64_t j = 0; j < shape.columns; ++j) {
         float& at = c[i * c_stride + j];
-        at = transposed[static_cast<size_t>(j * shape.rows + i)] + (shape.beta == 0 ? 0 : shape.beta * at);
+        at = transposed[j * shape.rows + i] + (shape.beta == 0 ? 0 : shape.beta * at);
       }
     }
     return;
   }
   count_flops(2 * shape.rows * shape.columns * shape.inner);
-  const auto packed = pack_narrow(shape, b);
+  const int64_t width = kernels::narrow_columns(shape.columns);
+  const int64_t row_step = b.transposed ? 1 : b.stride, column_step = b.transposed ? b.stride : 1;
+  float* packed = scratch(shape.inner * width);
+  for (int64_t k = 0; k < shape.inner; ++k) {
+    float* row = packed + k * width;
+    for (int64_t j = 0; j < shape.columns; ++j) row[j] = b.data[k * row_step + j * column_step];
+    std::fill(row + shape.columns, row + width, 0.0f);
+  }
   constexpr int64_t kProductsWorthAThread = 1 << 18;
   const int64_t grain = 1 + kProductsWorthAThread / (shape.inner * shape.columns);
   at::parallel_for(0, shape.rows, grain, [&](int64_t first, int64_t last) {
-    kernels::narrow_gemm(a.data + first * a.stride, a.stride, packed.get(), c + first * c_stride, c_stride,
-                         last - first, shape.columns, shape.inner, shape.alpha, shape.beta);
+    kernels::narrow_gemm(a.data + first * a.stride, a.stride, packed, c + first * c_stride, c_stride, last - first,
+                         shape.columns, shape.inner, shape.alpha, shape.beta);
   });
+}
+
+// Where oneDNN is slow at a B that is to be transposed: on two threads by up to two fifths.
+bool is_worth_transposing(SgemmShape shape, SgemmOperand b) {
+  constexpr int64_t kMostColumns = 768, kLeastRows = 512, kLeastInner = 128;
+  return b.transposed && uses_onednn(at::kFloat) && shape.columns <= kMostColumns && shape.rows >= kLeastRows &&
+         shape.inner >= kLeastInner;
+}
+
+void by_transposed_parts(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
+  constexpr int64_t kFloats = int64_t{1} << 20, kGroup = 48, kTransposedAtOnce = 16;
+  const int64_t most = std::max(kFloats / shape.inner / kGroup, int64_t{1}) * kGroup;
+  for (int64_t first = 0; first < shape.columns; first += most) {
+    SgemmShape part = shape;
+    part.columns = std::min(most, shape.columns - first);
+    float* plain = scratch(part.columns * shape.inner);
+    const int64_t groups = (part.columns + kTransposedAtOnce - 1) / kTransposedAtOnce;
+    at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      const int64_t row = begin * kTransposedAtOnce, last = std::min(end * kTransposedAtOnce, part.columns);
+      quant::transpose(b.data + (first + row) * b.stride, b.stride, last - row, shape.inner, plain + row, part.columns);
+    });
+    sgemm(part, a, {plain, part.columns, false}, c + first, c_stride);
+  }
+}
+
+void multiply(SgemmShape shape, SgemmOperand a, SgemmOperand b, float* c, int64_t c_stride) {
+  if (is_narrow(shape, b)) {
+    (shape.columns <= kernels::kMostNarrow ? few_columns : few_rows)(shape, a, b, c, c_stride);
+  } else if (is_worth_transposing(shape, b)) {
+    by_transposed_parts(shape, a, b, c, c_stride);
+  } else {
+    sgemm(shape, a, b, c, c_stride);
+  }
 }
 
 // out = alpha a b + beta out, where ATen is not to do it.
@@ -129,12 +181,11 @@ bool own_gemm(const Tensor& out, const Tensor& a, const Tensor& b, double alpha,
   if (!out.is_cpu() || out.numel() == 0 || a.size(1) == 0) return false;
   if (at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad() || out.requires_grad())) return false;
   const SgemmShape shape{out.size(0), out.size(1), a.size(1), static_cast<float>(alpha), beta};
-  const bool narrow = is_narrow(shape);
-  if (!narrow && !uses_onednn(at::kFloat)) return false;
   const auto left = operand(a), right = operand(b), result = operand(out);
   if (!left || !right || !result || result->transposed) return false;
+  if (!uses_onednn(at::kFloat) && !is_narrow(shape, *right)) return false;
   RECORD_FUNCTION("lathe::gemm", (std::vector<c10::IValue>{a, b}));
-  (narrow ? narrow_sgemm : sgemm)(shape, *left, *right, out.data_ptr<float>(), result->stride);
+  multiply(shape, *left, *right, out.data_ptr<float>(), result->stride);
   return true;
 }
 

@@ -10,6 +10,8 @@
 //
 #include <hwy/highway.h>
 
+#include "lathe/quant/transpose.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace lathe::quant::HWY_NAMESPACE {
 namespace {
@@ -66,73 +68,6 @@ void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t 
   }
 }
 
-// A tile of kTileRows rows and four columns becomes four vectors.
-using Tile = hn::FixedTag<float, HWY_TARGET == HWY_SCALAR ? 1 : HWY_TARGET <= HWY_AVX3 ? 16 : 4>;
-constexpr int64_t kTileRows = hn::MaxLanes(Tile()), kTileColumns = HWY_TARGET == HWY_SCALAR ? 1 : 4;
-
-// Four values of the rows 0, 4, 8, 12, as far as the tile has them.
-HWY_INLINE hn::Vec<Tile> load_fours(const float* rows, int64_t row_stride) {
-#if HWY_TARGET <= HWY_AVX3
-  const hn::FixedTag<float, 4> d4;
-  const hn::FixedTag<float, 8> d8;
-  const auto pair = [&](const float* at)
-                        HWY_ATTR { return hn::Combine(d8, hn::LoadU(d4, at + 4 * row_stride), hn::LoadU(d4, at)); };
-  return hn::Combine(Tile(), pair(rows + 8 * row_stride), pair(rows));
-#else
-  (void)row_stride;
-  return hn::LoadU(Tile(), rows);
-#endif
-}
-
-// out[k stride + r] = rows[r row_stride + k], k < kTileColumns, r < kTileRows.
-HWY_INLINE void transpose_tile(const float* rows, int64_t row_stride, float* out, int64_t stride) {
-#if HWY_TARGET == HWY_SCALAR
-  (void)row_stride, (void)stride;
-  *out = *rows;
-#else
-  const Tile d;
-  const auto a = load_fours(rows, row_stride), b = load_fours(rows + row_stride, row_stride),
-             c = load_fours(rows + 2 * row_stride, row_stride), e = load_fours(rows + 3 * row_stride, row_stride);
-  const auto ac = hn::InterleaveLower(d, a, c), be = hn::InterleaveLower(d, b, e);
-  const auto ac_upper = hn::InterleaveUpper(d, a, c), be_upper = hn::InterleaveUpper(d, b, e);
-  hn::StoreU(hn::InterleaveLower(d, ac, be), d, out);
-  hn::StoreU(hn::InterleaveUpper(d, ac, be), d, out + stride);
-  hn::StoreU(hn::InterleaveLower(d, ac_upper, be_upper), d, out + 2 * stride);
-  hn::StoreU(hn::InterleaveUpper(d, ac_upper, be_upper), d, out + 3 * stride);
-#endif
-}
-
-void decode_as_columns(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
-                       float* out, int64_t out_stride) {
-  // Decoded into the first caches; a padded row, so that those of a tile meet in no set of them.
-  constexpr int64_t kRows = 16, kColumns = 512, kStride = kColumns + 16;
-  HWY_ALIGN std::array<float, kRows * kStride> values;
-  for (int64_t row = first_row; row < last_row; row += kRows) {
-    const int64_t rows = std::min(kRows, last_row - row);
-    for (int64_t column = 0; column < columns; column += kColumns) {
-      const int64_t n = std::min(kColumns, columns - column);
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t at = (row + r) * columns + column;
-        decode(weight, rounded, at, at + n, values.data() + r * kStride);
-      }
-      float* target = out + column * out_stride + row - first_row;
-      for (int64_t k = 0; k < n; k += kTileColumns) {
-        for (int64_t r = 0; r < rows; r += kTileRows) {
-          const float* tile = values.data() + r * kStride + k;
-          float* place = target + k * out_stride + r;
-          if (k + kTileColumns <= n && r + kTileRows <= rows) {
-            transpose_tile(tile, kStride, place, out_stride);
-            continue;
-          }
-          for (int64_t i = 0; i < std::min(kTileColumns, n - k); ++i)
-            for (int64_t j = 0; j < std::min(kTileRows, rows - r); ++j)
-              place[i * out_stride + j] = tile[j * kStride + i];
-        }
-      }
-    }
-  }
-}
-
 }  // namespace
 }  // namespace lathe::quant::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -142,7 +77,6 @@ namespace lathe::quant {
 namespace {
 
 HWY_EXPORT(multiply_rows);
-HWY_EXPORT(decode_as_columns);
 
 // Of each 32 values the even ones first.
 std::vector<float> split(const float* x, int64_t n) {
@@ -180,7 +114,21 @@ void multiply_rows(const Packed& weight, int64_t columns, bool rounded, int64_t 
 
 void decode_as_columns(const Packed& weight, int64_t columns, bool rounded, int64_t first_row, int64_t last_row,
                        float* out, int64_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(decode_as_columns)(weight, columns, rounded, first_row, last_row, out, out_stride);
+  // Decoded into the first caches; a padded row, so that those of a tile meet in no set of them.
+  constexpr int64_t kRows = 16, kColumns = 512, kStride = kColumns + 16;
+  HWY_ALIGN std::array<float, kRows * kStride> values;
+  for (int64_t row = first_row; row < last_row; row += kRows) {
+    const int64_t rows = std::min(kRows, last_row - row);
+    for (int64_t column = 0; column < columns; column += kColumns) {
+      const int64_t n = std::min(kColumns, columns - column);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t at = (row + r) * columns + column;
+        float* target = values.data() + r * kStride;
+        rounded ? dequantize_rounded(weight, at, at + n, target) : dequantize(weight, at, at + n, Float::F32, target);
+      }
+      transpose(values.data(), kStride, rows, n, out + column * out_stride + row - first_row, out_stride);
+    }
+  }
 }
 
 }  // namespace lathe::quant
